@@ -1,0 +1,78 @@
+// GPT-2 (Radford et al., 2019): its configuration, its weights as views, and one forward pass for everything.
+//
+// forward() takes one or several sequences, a prompt, a chunk of one or a single step each. Logits do not depend, not by
+// one bit, on how the tokens are divided among calls, chunks, sequences and threads, nor on the target.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "api.h"
+#include "kv_cache.h"
+#include "matrix.h"
+
+namespace gpt2fast {
+
+struct Config {
+  int32_t n_layer = 0, n_head = 0, n_embd = 0, n_ctx = 0, n_vocab = 0, n_inner = 0;
+  Activation activation = Activation::gelu_tanh;
+  float layer_norm_epsilon = 1e-5f;
+  bool scale_attn_weights = true, scale_attn_by_inverse_layer_idx = false;
+
+  int32_t head_dim() const { return n_embd / n_head; }
+  // The factor of a layer's attention scores.
+  float attention_scale(int layer) const;
+};
+
+struct Norm {
+  const float *weight = nullptr, *bias = nullptr;  // [n]
+};
+
+struct Linear {
+  PackedMatrix weight;
+  const float* bias = nullptr;  // [n_out] or null
+};
+
+struct Block {
+  Norm ln_1;
+  Linear c_attn, attn_c_proj;
+  Norm ln_2;
+  Linear c_fc, mlp_c_proj;
+};
+
+struct Workspace;
+
+struct Model {
+  Model(const Config& config, Dtype dtype);
+  ~Model();
+
+  Config config;
+  Dtype dtype;
+  PackedMatrix wte, lm_head;    // [n_vocab, n_embd]; one and the same if the head is tied
+  const float* wpe = nullptr;   // [n_ctx, n_embd]
+  std::vector<Block> h;
+  Norm ln_f;
+
+  PageLayout page_layout(bool f16) const { return {config.n_layer, config.n_head, config.head_dim(), f16}; }
+
+  // Work buffers are kept from call to call; concurrent calls each have their own.
+  std::unique_ptr<Workspace> take_workspace(int rows, int threads, int spans) const;
+  void give_back(std::unique_ptr<Workspace> workspace) const;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Workspace>> idle_;
+};
+
+// Appends each span's tokens to its cache and writes the logits asked for. `hidden`, if given, takes the residual stream
+// of the only span, of which no logits may be asked: [n_layer + 1][n_tokens][n_embd], the embeddings first, the last after
+// ln_f.
+gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_spans, const gpt2fast_control& control,
+                        float* hidden = nullptr);
+
+double now();  // monotonic seconds
+
+}  // namespace gpt2fast

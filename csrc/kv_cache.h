@@ -1,0 +1,55 @@
+// Keys and values of one sequence, in pages of 64 positions that forks share until one of them writes.
+//
+//   page: [n_layer] { K [n_head][4][head_dim][16], V [n_head][64][lanes16(head_dim)] }
+//
+// K keeps 16 positions side by side because scores vectorise over positions, V position by position because value sums
+// vectorise over dimensions. The layout is the same for every CPU. A page holds all layers: appending allocates once per
+// 64 tokens. Memory is taken zeroed, so padding never holds anything but zeros.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace gpt2fast {
+
+struct PageLayout {
+  int32_t n_layer, n_head, head_dim;
+  bool f16;
+
+  size_t element() const { return f16 ? 2 : 4; }
+  size_t k_head() const { return static_cast<size_t>(kPage) * head_dim * element(); }
+  size_t v_head() const { return static_cast<size_t>(kPage) * lanes16(head_dim) * element(); }
+  size_t k_offset(int layer, int head) const { return layer * layer_bytes() + head * k_head(); }
+  size_t v_offset(int layer, int head) const { return k_offset(layer, n_head) + head * v_head(); }
+  size_t layer_bytes() const { return n_head * (k_head() + v_head()); }
+  size_t bytes() const { return n_layer * layer_bytes(); }
+};
+
+class KvCache {
+ public:
+  explicit KvCache(const PageLayout& layout) : layout_(layout) {}
+
+  const PageLayout& layout() const { return layout_; }
+  int length() const { return length_; }
+  size_t bytes() const { return pages_.size() * layout_.bytes(); }
+
+  void reserve(int n);  // makes positions length() to length() + n - 1 writable; throws std::bad_alloc, changing nothing
+  void commit(int n) { length_ += n; }
+  void truncate(int length);  // keeps the first `length` positions
+  KvCache fork() const { return *this; }
+
+  uint8_t* page(int i) const { return pages_[static_cast<size_t>(i)].get(); }
+
+ private:
+  std::shared_ptr<uint8_t> new_page() const;
+
+  PageLayout layout_;
+  int length_ = 0;
+  std::vector<std::shared_ptr<uint8_t>> pages_;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,158 @@
+#include "thread_pool.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+#include "isa/machine.h"
+
+namespace gpt2fast {
+namespace {
+
+// Waits until `word` differs from `seen`: spins, then yields, then sleeps.
+void wait_for_change(const std::atomic<uint32_t>& word, uint32_t seen, std::chrono::microseconds patience) {
+  for (int i = 0; i < 2000; ++i) {
+    if (word.load(std::memory_order_acquire) != seen) return;
+    relax();
+  }
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (std::chrono::steady_clock::now() < end) {
+    for (int i = 0; i < 50; ++i) {
+      if (word.load(std::memory_order_acquire) != seen) return;
+      relax();
+    }
+    std::this_thread::yield();
+  }
+  while (word.load(std::memory_order_acquire) == seen) word.wait(seen, std::memory_order_acquire);
+}
+
+constexpr std::chrono::microseconds kBarrierPatience{2000};
+constexpr std::chrono::microseconds kIdlePatience{200};  // bridges the sampling between two steps
+
+struct Job {
+  void (*f)(void*, int) = nullptr;
+  void* context = nullptr;
+};
+
+class Pool {
+ public:
+  void run(int threads, void (*f)(void*, int), void* context) {
+    const Turn turn(*this);
+    while (static_cast<int>(workers_.size()) < threads - 1) start_worker();
+    job_ = {f, context};
+    running_.store(static_cast<uint32_t>(threads - 1), std::memory_order_relaxed);
+    for (int i = 0; i < threads - 1; ++i) {
+      workers_[static_cast<size_t>(i)]->jobs.fetch_add(1, std::memory_order_release);
+      workers_[static_cast<size_t>(i)]->jobs.notify_one();
+    }
+    f(context, 0);
+    for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;)
+      wait_for_change(running_, left, kBarrierPatience);
+  }
+
+ private:
+  // A queue: calls from several threads run in order of arrival.
+  class Turn {
+   public:
+    explicit Turn(Pool& pool) : pool_(pool) {
+      std::unique_lock lock(pool_.mutex_);
+      const uint64_t ticket = pool_.tickets_++;
+      pool_.served_.wait(lock, [&] { return pool_.serving_ == ticket; });
+    }
+    ~Turn() {
+      {
+        const std::lock_guard lock(pool_.mutex_);
+        ++pool_.serving_;
+      }
+      pool_.served_.notify_all();
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Pool& pool_;
+  };
+
+  struct Worker {
+    alignas(64) std::atomic<uint32_t> jobs{0};  // how many it has been given
+  };
+
+  void start_worker() {
+    auto worker = std::make_unique<Worker>();
+    workers_.reserve(workers_.size() + 1);
+    const int index = static_cast<int>(workers_.size()) + 1;
+    std::thread([this, index, own = worker.get()] { work(index, *own); }).detach();
+    workers_.push_back(std::move(worker));
+  }
+
+  void work(int index, Worker& own) {
+    for (uint32_t done = 0;; ++done) {
+      wait_for_change(own.jobs, done, kIdlePatience);
+      {
+        const FloatEnvironment environment;
+        job_.f(job_.context, index);
+      }
+      if (running_.fetch_sub(1, std::memory_order_release) == 1) running_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable served_;
+  uint64_t tickets_ = 0, serving_ = 0;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  Job job_;
+  alignas(64) std::atomic<uint32_t> running_{0};  // helpers that have not finished the job
+};
+
+// Never destroyed: workers may sleep in it while the process exits. A forked child, which has none of its parent's
+// threads, forgets it and makes its own.
+std::atomic<Pool*> the_pool{nullptr};
+std::mutex the_pool_mutex;
+
+Pool& pool() {
+  if (Pool* p = the_pool.load(std::memory_order_acquire)) return *p;
+#if !defined(_WIN32)
+  static const int registered = pthread_atfork([] { the_pool_mutex.lock(); }, [] { the_pool_mutex.unlock(); },
+                                               [] {
+                                                 the_pool.store(nullptr, std::memory_order_release);
+                                                 the_pool_mutex.unlock();
+                                               });
+  static_cast<void>(registered);
+#endif
+  const std::lock_guard lock(the_pool_mutex);
+  if (Pool* p = the_pool.load(std::memory_order_acquire)) return *p;
+  auto made = std::make_unique<Pool>();
+  the_pool.store(made.get(), std::memory_order_release);
+  return *made.release();
+}
+
+}  // namespace
+
+void Team::barrier() {
+  const uint32_t generation = generation_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    next_.store(0, std::memory_order_relaxed);
+    generation_.store(generation + 1, std::memory_order_release);
+    generation_.notify_all();
+  } else {
+    wait_for_change(generation_, generation, kBarrierPatience);
+  }
+}
+
+void run_team(Team& team, void (*f)(void*, int), void* context) {
+  const FloatEnvironment environment;
+  if (team.threads() == 1)
+    f(context, 0);
+  else
+    pool().run(team.threads(), f, context);
+}
+
+}  // namespace gpt2fast
