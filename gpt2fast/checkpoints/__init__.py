@@ -1,0 +1,177 @@
+"""Readers of checkpoints, one per source format, behind one interface, and our own packed file.
+
+A new source format is one module with a `Checkpoint` and one line in `_readers`. Names and layouts
+are always those of Hugging Face's GPT-2 without the `transformer.` prefix: `h.0.attn.c_attn.weight`
+is [n_in, n_out].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.config import CheckpointError, Config, quote
+
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a model was converted from: name, size in bytes, sha256 in hexadecimal."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Checkpoint(ABC):
+    """A source of weights: configuration, tokenizer files, and tensors that are read one at a time.
+
+    Readers set the attributes: `name` of the model, `config`, `tokenizer_files` (name to content),
+    `files` (every file read), `digests` (sha256 of headers and of files read whole), `nbytes` (of
+    all tensors as stored).
+    """
+
+    format: ClassVar[str]
+    name: str
+    config: Config
+    tokenizer_files: dict[str, bytes]
+    files: tuple[Path, ...]
+    digests: dict[str, str]
+    nbytes: int
+    _stamps: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, path: Path) -> bool:
+        """Tell whether the path looks like this format; does not read weights."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Return the tensors' names, mask buffers left out."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor without reading it."""
+
+    @abstractmethod
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Return a tensor as float32, C-contiguous. Raises CheckpointError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files."""
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check_tensors(self) -> None:
+        """Compare names and shapes with what the configuration demands. Raises CheckpointError."""
+        expected = self.config.tensor_shapes()
+        names = set(self.names())
+        if self.config.tie_word_embeddings and "lm_head.weight" in names:
+            expected["lm_head.weight"] = expected["wte.weight"]  # a copy; compared when packed
+        if missing := [name for name in expected if name not in names]:
+            raise CheckpointError(f"{self.files[0].parent}: {_listed('missing', missing)}")
+        if extra := sorted(names - expected.keys()):
+            raise CheckpointError(
+                f"{self.files[0].parent}: {_listed('unknown', extra)}; a GPT-2 of "
+                f"{self.config.n_layer} layers has none"
+            )
+        for name, shape in expected.items():
+            if self.shape(name) != shape:
+                raise CheckpointError(
+                    f"{self.files[0].parent}: tensor {name} has shape {list(self.shape(name))}, "
+                    f"the configuration says {list(shape)}"
+                )
+
+    def stamp(self) -> None:
+        """Remember size, time and inode of every file; readers call it before they open one."""
+        self._stamps = self._stat()
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file was written or replaced since `stamp`."""
+        for path, before, now in zip(self.files, self._stamps, self._stat(), strict=True):
+            if before != now:
+                raise CheckpointError(f"{path} changed while it was read")
+
+    def identity(self) -> str:
+        """Return a digest that changes when the source does, without reading its weights."""
+        parts = [repr(item) for item in sorted(self.digests.items())]
+        for path, (size, modified, _) in zip(self.files, self._stamps, strict=True):
+            parts.append(repr((os.path.abspath(path), size, modified)))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def hash_files(self, advance: Callable[[int], None]) -> tuple[SourceFile, ...]:
+        """Return name, size and sha256 of every file; `advance` is told of each piece read."""
+        result = []
+        for path in self.files:
+            digest, size = hashlib.sha256(), 0
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+                    size += len(piece)
+                    advance(len(piece))
+            result.append(SourceFile(path.name, size, digest.hexdigest()))
+        return tuple(result)
+
+    def _stat(self) -> tuple[tuple[int, int, int], ...]:
+        stats = map(os.stat, self.files)
+        return tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats)
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    shown = ", ".join(map(quote, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {kind} tensor{'s' if len(names) > 1 else ''}: {shown}"
+
+
+def _readers() -> tuple[type[Checkpoint], ...]:
+    from gpt2fast.checkpoints.huggingface import HuggingFaceCheckpoint
+
+    return (HuggingFaceCheckpoint,)
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint in any of the formats that we read.
+
+    Headers, configuration and tokenizer files are read and checked, no weight is. Raises
+    CheckpointError, naming what is missing.
+    """
+    path = Path(path)
+    for reader in _readers():
+        if reader.recognises(path):
+            checkpoint = reader(path)  # type: ignore[call-arg]
+            try:
+                checkpoint.check_tensors()
+            except BaseException:
+                checkpoint.close()
+                raise
+            return checkpoint
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or directory")
+    formats = "; ".join(reader.format for reader in _readers())
+    raise CheckpointError(f"{path} is not a checkpoint that gpt2fast reads. It reads: {formats}")
