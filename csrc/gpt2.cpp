@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 #include "dispatch.h"
 #include "thread_pool.h"
@@ -349,7 +350,44 @@ float Config::attention_scale(int layer) const {
   return static_cast<float>(scale);
 }
 
-Model::Model(const Config& config, Dtype dtype) : config(config), dtype(dtype) {}
+Activation parse_activation(const std::string& name) {
+  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Activation::gelu_tanh;
+  if (name == "gelu") return Activation::gelu_erf;
+  if (name == "relu") return Activation::relu;
+  if (name == "silu") return Activation::silu;
+  if (name == "tanh") return Activation::tanh;
+  throw std::invalid_argument("activation is '" + name +
+                              "'; allowed are gelu_new, gelu_fast, gelu_pytorch_tanh, gelu, relu, silu and tanh");
+}
+
+Model::Model(const Config& config, Dtype dtype, const FindTensor& find) : config(config), dtype(dtype) {
+  const Config& c = config;
+  if (c.n_head < 1 || c.n_embd % c.n_head)
+    throw std::invalid_argument("n_embd is " + std::to_string(c.n_embd) + ", no multiple of n_head " + std::to_string(c.n_head));
+  const auto floats = [&](const std::string& name, int64_t n) {
+    return reinterpret_cast<const float*>(find(name, static_cast<size_t>(n) * sizeof(float)));
+  };
+  const auto matrix = [&](const std::string& name, int n_out, int n_in) -> PackedMatrix {
+    return {dtype, n_out, n_in, find(name, packed_bytes(dtype, n_out, n_in))};
+  };
+  const auto linear = [&](const std::string& name, int n_out, int n_in) -> Linear {
+    return {matrix(name + ".weight", n_out, n_in), floats(name + ".bias", n_out)};
+  };
+  const auto norm = [&](const std::string& name) -> Norm {
+    return {floats(name + ".weight", c.n_embd), floats(name + ".bias", c.n_embd)};
+  };
+  wte = matrix("wte.weight", c.n_vocab, c.n_embd);
+  lm_head = c.tie_word_embeddings ? wte : matrix("lm_head.weight", c.n_vocab, c.n_embd);
+  wpe = floats("wpe.weight", static_cast<int64_t>(c.n_ctx) * c.n_embd);
+  for (int i = 0; i < c.n_layer; ++i) {
+    const std::string name = "h." + std::to_string(i) + ".";
+    h.push_back({norm(name + "ln_1"), linear(name + "attn.c_attn", 3 * c.n_embd, c.n_embd),
+                 linear(name + "attn.c_proj", c.n_embd, c.n_embd), norm(name + "ln_2"),
+                 linear(name + "mlp.c_fc", c.n_inner, c.n_embd), linear(name + "mlp.c_proj", c.n_embd, c.n_inner)});
+  }
+  ln_f = norm("ln_f");
+}
+
 Model::~Model() = default;
 
 std::unique_ptr<Workspace> Model::take_workspace(int rows, int threads, int spans) const {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -20,7 +21,7 @@ struct Config {
   int32_t n_layer = 0, n_head = 0, n_embd = 0, n_ctx = 0, n_vocab = 0, n_inner = 0;
   Activation activation = Activation::gelu_tanh;
   float layer_norm_epsilon = 1e-5f;
-  bool scale_attn_weights = true, scale_attn_by_inverse_layer_idx = false;
+  bool scale_attn_weights = true, scale_attn_by_inverse_layer_idx = false, tie_word_embeddings = true;
 
   int32_t head_dim() const { return n_embd / n_head; }
   // The factor of a layer's attention scores.
@@ -45,8 +46,14 @@ struct Block {
 
 struct Workspace;
 
+// Where a tensor of a checkpoint's name lies, which must have so many bytes; throws if there is none.
+using FindTensor = std::function<const uint8_t*(const std::string& name, size_t bytes)>;
+
+Activation parse_activation(const std::string& name);  // as checkpoints name it; throws std::invalid_argument
+
 struct Model {
-  Model(const Config& config, Dtype dtype);
+  // The tensors stay where they are and must outlive the model. Throws std::invalid_argument.
+  Model(const Config& config, Dtype dtype, const FindTensor& find);
   ~Model();
 
   Config config;

@@ -167,39 +167,18 @@ T option(const py::dict& config, const char* key) {
   return py::cast<T>(config[key]);
 }
 
-Activation parse_activation(const std::string& name) {
-  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Activation::gelu_tanh;
-  if (name == "gelu") return Activation::gelu_erf;
-  if (name == "relu") return Activation::relu;
-  if (name == "silu") return Activation::silu;
-  if (name == "tanh") return Activation::tanh;
-  reject("activation is '" + name + "'; allowed are gelu_new, gelu_fast, gelu_pytorch_tanh, gelu, relu, silu and tanh");
-}
-
 // The model and the arrays that its views point into.
 struct PyModel {
   Model model;
   py::dict tensors;
 
   PyModel(const py::dict& config, const std::string& dtype, const py::dict& arrays)
-      : model(read_config(config), parse_dtype(dtype)), tensors(arrays) {
-    const Config& c = model.config;
-    model.wte = matrix("wte.weight", c.n_vocab, c.n_embd);
-    model.lm_head = option<bool>(config, "tie_word_embeddings") ? model.wte : matrix("lm_head.weight", c.n_vocab, c.n_embd);
-    model.wpe = floats_of("wpe.weight", static_cast<size_t>(c.n_ctx) * static_cast<size_t>(c.n_embd));
-    for (int i = 0; i < c.n_layer; ++i) {
-      const std::string h = "h." + std::to_string(i) + ".";
-      Block b;
-      b.ln_1 = norm(h + "ln_1");
-      b.c_attn = layer(h + "attn.c_attn", 3 * c.n_embd, c.n_embd);
-      b.attn_c_proj = layer(h + "attn.c_proj", c.n_embd, c.n_embd);
-      b.ln_2 = norm(h + "ln_2");
-      b.c_fc = layer(h + "mlp.c_fc", c.n_inner, c.n_embd);
-      b.mlp_c_proj = layer(h + "mlp.c_proj", c.n_embd, c.n_inner);
-      model.h.push_back(b);
-    }
-    model.ln_f = norm("ln_f");
-  }
+      : model(read_config(config), parse_dtype(dtype),
+              [&](const std::string& name, size_t bytes) {
+                if (!arrays.contains(name)) reject("tensor '" + name + "' is missing");
+                return packed_of(py::cast<py::array>(arrays[py::str(name)]), bytes, "tensor '" + name + "'");
+              }),
+        tensors(arrays) {}
 
   static Config read_config(const py::dict& d) {
     Config c;
@@ -209,30 +188,12 @@ struct PyModel {
     c.n_ctx = checked_int(option<py::ssize_t>(d, "n_ctx"), "n_ctx");
     c.n_vocab = checked_int(option<py::ssize_t>(d, "n_vocab"), "n_vocab");
     c.n_inner = checked_int(option<py::ssize_t>(d, "n_inner"), "n_inner");
-    if (c.n_embd % c.n_head) reject("n_embd " + std::to_string(c.n_embd) + " is no multiple of n_head " + std::to_string(c.n_head));
     c.activation = parse_activation(option<std::string>(d, "activation"));
     c.layer_norm_epsilon = option<float>(d, "layer_norm_epsilon");
     c.scale_attn_weights = option<bool>(d, "scale_attn_weights");
     c.scale_attn_by_inverse_layer_idx = option<bool>(d, "scale_attn_by_inverse_layer_idx");
+    c.tie_word_embeddings = option<bool>(d, "tie_word_embeddings");
     return c;
-  }
-
-  const uint8_t* bytes_of(const std::string& name, size_t bytes) {
-    if (!tensors.contains(name)) reject("tensor '" + name + "' is missing");
-    return packed_of(py::cast<py::array>(tensors[py::str(name)]), bytes, "tensor '" + name + "'");
-  }
-  const float* floats_of(const std::string& name, size_t n) {
-    return reinterpret_cast<const float*>(bytes_of(name, n * sizeof(float)));
-  }
-  PackedMatrix matrix(const std::string& name, int n_out, int n_in) {
-    return {model.dtype, n_out, n_in, bytes_of(name, packed_bytes(model.dtype, n_out, n_in))};
-  }
-  Linear layer(const std::string& name, int n_out, int n_in) {
-    return {matrix(name + ".weight", n_out, n_in), floats_of(name + ".bias", static_cast<size_t>(n_out))};
-  }
-  Norm norm(const std::string& name) {
-    const auto n = static_cast<size_t>(model.config.n_embd);
-    return {floats_of(name + ".weight", n), floats_of(name + ".bias", n)};
   }
 };
 

@@ -1,0 +1,102 @@
+"""Fixtures of the whole suite: targets, test files, the trained model; and the guard on skips."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import random_checkpoints
+from reference import Array
+
+SKIPS = pytest.StashKey[set[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--expected-skips",
+        type=Path,
+        help="fail on a skip whose reason matches no line (a shell pattern) of this file",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "large: builds a model of 124M parameters (a minute, 2 GB)")
+    config.stash[SKIPS] = set()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" in metafunc.fixturenames:
+        from gpt2fast import _core
+
+        metafunc.parametrize("target", _core.targets(), indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        item.config.stash[SKIPS].add(report.longrepr[2].removeprefix("Skipped: "))
+    return report
+
+
+def unexpected_skips(config: pytest.Config) -> list[str]:
+    path = config.getoption("--expected-skips")
+    if path is None:
+        return []
+    patterns = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+    found: set[str] = config.stash[SKIPS]
+    return [
+        reason
+        for reason in sorted(found)
+        if not any(fnmatch.fnmatchcase(reason, pattern) for pattern in patterns)
+    ]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if unexpected_skips(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason in unexpected_skips(terminalreporter.config):
+        terminalreporter.line(f"unexpected skip: {reason}", red=True)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the target that is forced while the test runs."""
+    from gpt2fast import _core
+
+    name: str = request.param
+    reason = _core.supported()[name]
+    if reason:
+        pytest.skip(f"target {name}: {reason}")
+    _core.force_target(name)
+    yield name
+    ran = _core.target()
+    _core.force_target(None)
+    assert ran == name, f"{name} was forced, {ran} ran"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of test files (models, texts, real matrices) that GPT2FAST_TEST_DATA names."""
+    folder = os.environ.get("GPT2FAST_TEST_DATA")
+    if not folder:
+        pytest.skip("GPT2FAST_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tales(test_data: Path) -> tuple[dict[str, object], dict[str, Array]]:
+    """Configuration and float32 tensors of the small trained model."""
+    folder = test_data / "models" / "tales"
+    found = json.loads((folder / "config.json").read_text())
+    config = random_checkpoints.config_from_huggingface(found)
+    return config, random_checkpoints.read_safetensors(folder / "model.safetensors")
