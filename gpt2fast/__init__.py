@@ -1,0 +1,67 @@
+"""Fast GPT-2 on CPUs: `load` a model, then `generate`.
+
+>>> import gpt2fast
+>>> model = gpt2fast.load()
+>>> text = model.generate("Once upon a time", max_new_tokens=20).text
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpt2fast._generate import CancelFlag
+    from gpt2fast.completion import Chunk, Completion
+    from gpt2fast.config import CheckpointError, Config
+    from gpt2fast.convert import convert
+    from gpt2fast.model import Model, load
+
+__version__ = "0.1.0"
+__all__ = [
+    "CancelFlag",
+    "CheckpointError",
+    "Chunk",
+    "Completion",
+    "Config",
+    "Model",
+    "convert",
+    "load",
+]
+
+# Looked up on first use, so that `import gpt2fast` loads neither NumPy nor the core.
+_HOMES = {
+    "CancelFlag": "_generate",
+    "CheckpointError": "config",
+    "Chunk": "completion",
+    "Completion": "completion",
+    "Config": "config",
+    "Model": "model",
+    "convert": "convert",
+    "load": "model",
+}
+
+
+if not TYPE_CHECKING:  # or type checkers would believe every name to be there
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+class _Package(ModuleType):
+    """Keeps `gpt2fast.convert` the function when the submodule of that name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "convert" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

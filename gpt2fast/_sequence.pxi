@@ -1,0 +1,130 @@
+# A text being written: its state, and the Python objects that hold it. Included by _generate.pyx.
+
+cdef enum Finish:
+    RUNNING
+    STOP
+    LENGTH
+    CANCELLED
+    DEADLINE
+
+_REASONS = (None, "stop", "length", "cancelled", "deadline")
+
+cdef struct State:
+    gpt2fast_cache* cache
+    int32_t* tokens                      # [limit]
+    int32_t n_tokens
+    int32_t n_prompt
+    int32_t limit
+    float* logits                        # [n_vocab], of the last token if the cache holds all
+    Filters filters
+    uint64_t seed
+    uint32_t sample
+    const int32_t* stop_tokens
+    int32_t n_stop_tokens
+    const Automaton* strings             # NULL if there are none
+    int32_t* string_states
+    int64_t n_bytes                      # of the new text; counted if there are stop strings
+    int64_t* visible                     # [limit - n_prompt]: bytes to show after each new token
+    int finish
+    double started, first_at, last_at    # on the clock of now(); 0 if not reached
+
+
+cdef class CancelFlag:
+    """A flag that ends generation from any thread: pass it as `cancel=`, then call `set()`."""
+
+    cdef int32_t value
+
+    def set(self) -> None:
+        """End every generation that was given this flag, within one token."""
+        self.value = 1
+
+    def clear(self) -> None:
+        """Allow the flag to be used again."""
+        self.value = 0
+
+    def is_set(self) -> bool:
+        """Tell whether `set` was called."""
+        return self.value != 0
+
+
+cdef class Workspace:
+    """Buffers for one row of logits."""
+
+    cdef Scratch scratch
+    cdef void* memory
+
+    def __cinit__(self, size_t n_vocab) -> None:
+        self.memory = PyMem_Malloc(5 * n_vocab * sizeof(int32_t))
+        if self.memory == NULL:
+            raise MemoryError
+        self.scratch.weights = <float*>self.memory
+        self.scratch.ranks = <int32_t*>self.memory + n_vocab
+        self.scratch.masses = self.scratch.ranks + n_vocab
+        self.scratch.ids = self.scratch.masses + n_vocab
+        self.scratch.active = self.scratch.ids + n_vocab
+
+    def __dealloc__(self) -> None:
+        PyMem_Free(self.memory)
+
+
+cdef class Sequence:
+    """A text being written: its tokens, its cache, how to draw and when to stop.
+
+    `tokens` and `visible` are filled in place. The first n_prompt tokens are given; `logits` must
+    be those of the last one if the cache holds them all.
+    """
+
+    cdef State state
+    cdef readonly object cache
+    cdef int32_t[::1] tokens
+    cdef float[::1] logits
+    cdef int64_t[::1] visible_bytes
+    cdef const int32_t[::1] stop_tokens
+    cdef StopStrings stops
+
+    def __cinit__(self, cache, int32_t[::1] tokens, int32_t n_prompt, float[::1] logits,
+                  const int32_t[::1] stop_tokens, int64_t[::1] visible, StopStrings stops, *,
+                  double temperature, int32_t top_k, double top_p, double min_p, uint64_t seed,
+                  uint32_t sample) -> None:
+        cdef State* state = &self.state
+        cdef size_t n_bytes
+        self.cache, self.stops = cache, stops
+        self.tokens, self.logits = tokens, logits
+        self.stop_tokens, self.visible_bytes = stop_tokens, visible
+        state.cache = <gpt2fast_cache*>PyCapsule_GetPointer(cache.capsule(), "gpt2fast.cache")
+        state.tokens, state.limit = &tokens[0], tokens.shape[0]
+        state.n_tokens = state.n_prompt = n_prompt
+        state.logits, state.visible = &logits[0], &visible[0]
+        state.filters.temperature, state.filters.top_k = temperature, top_k
+        state.filters.top_p, state.filters.min_p = top_p, min_p
+        state.seed, state.sample = seed, sample
+        state.n_stop_tokens = stop_tokens.shape[0]
+        if state.n_stop_tokens:
+            state.stop_tokens = &stop_tokens[0]
+        if stops is not None:
+            n_bytes = stops.automaton.n_strings * sizeof(int32_t)
+            state.string_states = <int32_t*>PyMem_Malloc(n_bytes)
+            if state.string_states == NULL:
+                raise MemoryError
+            memset(state.string_states, 0, n_bytes)
+            state.strings = &stops.automaton
+
+    def __dealloc__(self) -> None:
+        PyMem_Free(self.state.string_states)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens there are, the prompt among them."""
+        return self.state.n_tokens
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the text ended; None while it goes on."""
+        return _REASONS[self.state.finish]
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Seconds up to the first new token, and from there to the last."""
+        if self.state.first_at == 0:
+            return max(self.state.last_at - self.state.started, 0.0), 0.0
+        return self.state.first_at - self.state.started, self.state.last_at - self.state.first_at

@@ -1,0 +1,202 @@
+"""The command line: `gpt2fast generate | info | convert`.
+
+Results go to stdout, everything else to stderr. Exit status: 0; 1 if something failed; 2 for bad
+usage or a bad option; 130 after Ctrl-C, with what was written so far; 141 if the reader went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+PROGRAM = "gpt2fast"
+INTERRUPTED, READER_GONE = 130, 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad option in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{PROGRAM}: error: {message}\n")
+
+
+class UsageError(Exception):
+    """An option that the command line itself refuses."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    parsed = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        return command(parsed)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    except UsageError as error:
+        return _fail(error, 2)
+    except (ValueError, OSError, MemoryError, ArithmeticError, RuntimeError) as error:
+        from gpt2fast.config import CheckpointError
+
+        bad_option = isinstance(error, ValueError) and not isinstance(error, CheckpointError)
+        return _fail(error, 2 if bad_option else 1)
+
+
+def _fail(error: Exception, status: int) -> int:
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = _Parser(prog=PROGRAM, description="GPT-2 on the CPU.")
+    top.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    generate = commands.add_parser("generate", help="continue a text")
+    generate.set_defaults(run=_generate)
+    generate.add_argument(
+        "prompt", nargs="?", help="the text to continue; - or none reads it from stdin"
+    )
+    generate.add_argument("--file", metavar="F", help="read the prompt from a file")
+    _add_model_options(generate)
+    generate.add_argument("--max-new-tokens", type=int, metavar="N", help="default: 128")
+    generate.add_argument(
+        "--temperature", type=float, metavar="T", help="0 is greedy; default: 0.8"
+    )
+    generate.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
+    generate.add_argument(
+        "--top-p", type=float, metavar="P", help="keep this share of probability; default: 0.9"
+    )
+    generate.add_argument(
+        "--min-p", type=float, metavar="P", help="keep what has this share of the likeliest's"
+    )
+    generate.add_argument("--seed", type=int, metavar="S", help="default: a fresh one")
+    generate.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
+    )
+    generate.add_argument(
+        "--ignore-eot", action="store_true", help="do not end at <|endoftext|>", default=None
+    )
+    generate.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    generate.add_argument(
+        "--echo",
+        action=argparse.BooleanOptionalAction,
+        help="print the prompt too; default: on a terminal",
+    )
+    generate.add_argument("--quiet", action="store_true", help="no summary on stderr")
+
+    info = commands.add_parser("info", help="show a model and how it runs here")
+    info.set_defaults(run=_info)
+    info.add_argument("model", nargs="?", default="tales", help=_MODEL_HELP)
+    _add_load_options(info)
+
+    convert = commands.add_parser("convert", help="pack a checkpoint into one file")
+    convert.set_defaults(run=_convert)
+    convert.add_argument("source", help="a Hugging Face directory")
+    convert.add_argument("destination", help="the file, or a directory for it")
+    convert.add_argument("--dtype", default="int8", help="float32, float16 or int8; default: int8")
+    convert.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return top
+
+
+_MODEL_HELP = 'the bundled "tales", a packed file or a Hugging Face directory; default: tales'
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="tales", metavar="M", help=_MODEL_HELP)
+    _add_load_options(command)
+
+
+def _add_load_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dtype", help="float32, float16 or int8; default: int8, or the file's")
+    command.add_argument("--threads", type=int, metavar="N", help="default: all CPUs")
+
+
+def _version() -> str:
+    from gpt2fast import __version__
+
+    return __version__
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from gpt2fast.cli_generate import generate
+
+    return generate(arguments)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from gpt2fast import _core
+    from gpt2fast.model import load
+
+    with load(arguments.model, dtype=arguments.dtype, threads=arguments.threads) as model:
+        config, memory = model.config, model.memory
+        rows = {
+            "model": str(arguments.model),
+            "dtype": model.dtype,
+            "shape": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
+            f"context {config.n_ctx}, vocabulary {config.n_vocab}",
+            "parameters": f"{parameters(config):,}",
+            "fingerprint": model.fingerprint,
+            "target": f"{model.target} (supported: "
+            + ", ".join(name for name, missing in _core.supported().items() if not missing)
+            + ")",
+            "threads": str(model.threads),
+            "memory": f"weights {megabytes(memory.weights)}, cache "
+            f"{memory.cache_per_token:,} bytes per token, {megabytes(memory.cache)} when full",
+        }
+    for name, value in rows.items():
+        print(f"{name:<12} {value}")
+    return 0
+
+
+def parameters(config: object) -> int:
+    """Return the number of weights of a model of this shape."""
+    import math
+
+    from gpt2fast.config import Config
+
+    assert isinstance(config, Config)
+    return sum(math.prod(shape) for shape in config.tensor_shapes().values())
+
+
+def megabytes(n_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from gpt2fast.convert import convert
+
+    progress = None if arguments.quiet else progress_line(f"packing as {arguments.dtype}")
+    receipt = convert(
+        arguments.source, arguments.destination, dtype=arguments.dtype, progress=progress
+    )
+    if not arguments.quiet:
+        seconds = "" if receipt.seconds is None else f" in {receipt.seconds:.1f} s"
+        print(f"packed {arguments.source} as {receipt.dtype}{seconds}", file=sys.stderr)
+    return 0
+
+
+def progress_line(what: str) -> Callable[[int, int], None] | None:
+    """Return a function that shows (done, total) in a line of the terminal, if there is one."""
+    if not sys.stderr.isatty():
+        return None
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(total, 1)
+        if percent != shown:
+            shown = percent
+            end = "\n" if percent >= 100 else ""
+            print(f"\r{what}: {percent:3d}%", end=end, file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,126 @@
+"""The command `gpt2fast generate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2fast.cli import INTERRUPTED, PROGRAM, UsageError, megabytes, progress_line
+from gpt2fast.model import load
+from gpt2fast.sampling import Options
+
+if TYPE_CHECKING:
+    from gpt2fast.generation import Stream
+
+_OPTIONS = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "seed",
+    "stop",
+    "ignore_eot",
+)
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Write the continuation of the prompt to stdout; return the exit status."""
+    given = {name: getattr(arguments, name) for name in _OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    Options(**options)  # a bad one is refused before the model is loaded
+    prompt = _prompt(arguments)
+    progress = None if arguments.quiet else progress_line(f"packing {arguments.model}")
+    with load(
+        arguments.model, dtype=arguments.dtype, threads=arguments.threads, progress=progress
+    ) as model:
+        stream = model.stream(prompt, **options)
+        out = sys.stdout
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="replace")
+        if not arguments.json and (arguments.echo or (arguments.echo is None and out.isatty())):
+            out.write(prompt)
+            out.flush()
+        status = 0
+        try:
+            for chunk in stream:
+                if not arguments.json and chunk.text:
+                    out.write(chunk.text)
+                    out.flush()
+        except KeyboardInterrupt:
+            stream.close()
+            status = INTERRUPTED
+        _finish(stream, as_json=arguments.json)
+        if not arguments.quiet:
+            print(_summary(stream), file=sys.stderr)
+    return status
+
+
+def _finish(stream: Stream, *, as_json: bool) -> None:
+    """End the line of text, or print the object."""
+    if not as_json:
+        print(flush=True)
+        return
+    completion = stream.completion
+    content = {
+        "text": completion.text,
+        "tokens": completion.tokens,
+        "prompt_tokens": completion.prompt_tokens,
+        "finish_reason": completion.finish_reason,
+        "seed": completion.seed,
+        "timings": asdict(completion.timings),
+    }
+    print(json.dumps(content), flush=True)
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    """Return the prompt from the argument, a file or stdin, less one newline at its end."""
+    if arguments.file is not None:
+        if arguments.prompt is not None:
+            raise UsageError("give a prompt or --file, not both")
+        data, where = Path(arguments.file).read_bytes(), arguments.file
+    elif arguments.prompt is None and sys.stdin.isatty():
+        raise UsageError(f'no prompt: {PROGRAM} generate "Once upon a time", or - for stdin')
+    elif arguments.prompt is None or arguments.prompt == "-":
+        data, where = sys.stdin.buffer.read(), "stdin"
+    else:
+        return str(arguments.prompt)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not UTF-8: byte {error.start}") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _summary(stream: Stream) -> str:
+    completion = stream.completion
+    timings = completion.timings
+    n_prompt, n_new = len(completion.prompt_tokens), len(completion.tokens)
+    parts = [
+        f"prompt {n_prompt} tokens{_rate(n_prompt, timings.prompt_seconds)}",
+        f"generated {n_new} tokens{_rate(n_new - 1, timings.decode_seconds)}",
+        completion.finish_reason,
+        f"seed {completion.seed}",
+    ]
+    peak = _peak_memory()
+    if peak:
+        parts.append(f"peak memory {megabytes(peak)}")
+    return f"{PROGRAM}: " + ", ".join(parts)
+
+
+def _rate(n: int, seconds: float) -> str:
+    return f" at {n / seconds:,.0f}/s" if n > 0 and seconds > 0 else ""
+
+
+def _peak_memory() -> int:
+    """Return the largest resident size of this process in bytes; 0 where that is not known."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,140 @@
+"""What every way of using a model shares: the core's model, its tokenizer, its threads."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast import _core
+from gpt2fast._generate import StopStrings
+from gpt2fast.checkpoints.packed import PackedModel
+
+if TYPE_CHECKING:
+    from gpt2fast.tokenizer import Tokenizer
+
+CACHE_DTYPES = ("float16", "float32")
+
+
+class Engine:
+    """A packed model ready to run; models and sessions refer to one."""
+
+    def __init__(
+        self, packed: PackedModel, threads: int, prompt_threads: int, cache_dtype: str | None
+    ) -> None:
+        self.packed = packed
+        self.config = packed.config
+        self.threads = threads
+        self.prompt_threads = prompt_threads
+        if cache_dtype is None:
+            cache_dtype = "float32" if packed.dtype == "float32" else "float16"
+        if cache_dtype not in CACHE_DTYPES:
+            raise ValueError(f"cache_dtype is {cache_dtype!r}; allowed: {', '.join(CACHE_DTYPES)}")
+        self.cache_dtype = cache_dtype
+        self._core: _core.Model | None = _core.Model(
+            packed.config.to_dict(), packed.dtype, packed.tensors
+        )
+        self._tokenizer: Tokenizer | None = None
+        self._table: tuple[bytes, bytes] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def core(self) -> _core.Model:
+        """The core's model. Raises ValueError after `close`."""
+        core = self._core
+        if core is None:
+            raise ValueError("the model is closed")
+        return core
+
+    def close(self) -> None:
+        """Let go of the weights; what still runs keeps them until it ends."""
+        self._core = None
+        self.packed.close()
+
+    def new_cache(self) -> _core.Cache:
+        """Return an empty cache."""
+        return _core.Cache(self.core, self.cache_dtype)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the model came with the files of a tokenizer."""
+        return self._tokenizer is not None or self.packed.tokenizer_table is not None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, made on first use. Raises ValueError if the model has none."""
+        with self._lock:
+            if self._tokenizer is None:
+                from gpt2fast.tokenizer import Tokenizer
+
+                table = self.packed.tokenizer_table
+                if table is None:
+                    _ = self.core
+                    raise ValueError(
+                        "the model has no tokenizer: its checkpoint came without vocab.json and "
+                        "merges.txt, or tokenizer.json; use token ids"
+                    )
+                self._tokenizer = Tokenizer.from_table(table)
+            return self._tokenizer
+
+    @property
+    def eot(self) -> int | None:
+        """The id of <|endoftext|>, as the configuration or else the tokenizer has it."""
+        if self.config.eot is not None or not self.has_tokenizer:
+            return self.config.eot
+        return self.tokenizer.eot
+
+    def ids(self, prompt: str | Sequence[int] | NDArray[np.integer]) -> list[int]:
+        """Return the token ids of a prompt; none of "" (its caller decides what that means)."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        return check_ids(prompt, self.config.n_vocab)
+
+    def prompt(self, prompt: str | Sequence[int] | NDArray[np.integer]) -> list[int]:
+        """Return the token ids to start from: those of the prompt, or <|endoftext|> for ""."""
+        ids = self.ids(prompt)
+        if ids:
+            return ids
+        if self.eot is None:
+            raise ValueError('the prompt is "" and the model has no <|endoftext|> to start from')
+        return [self.eot]
+
+    def stop_strings(self, strings: Sequence[str]) -> StopStrings | None:
+        """Return what finds the stop strings; None if there are none."""
+        if not strings:
+            return None
+        tokenizer = self.tokenizer
+        if self._table is None:
+            tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
+            offsets = array("I", accumulate(map(len, tokens), initial=0))
+            self._table = b"".join(tokens), offsets.tobytes()
+        encoded = [string.encode("utf-8", "replace") for string in strings]
+        return StopStrings(encoded, *self._table)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of a token; none if the tokenizer does not know the id."""
+        tokenizer = self.tokenizer
+        return tokenizer.token_bytes(token) if token < tokenizer.n_vocab else b""
+
+
+def check_ids(tokens: Sequence[int] | NDArray[np.integer], n_vocab: int) -> list[int]:
+    """Return token ids as a list. Raises ValueError if there is none or one is out of range."""
+    try:
+        array = np.asarray(tokens)
+    except (ValueError, OverflowError):
+        array = np.empty(0, object)
+    if array.size == 0 and array.dtype != object:
+        raise ValueError('the list of token ids is empty; a text starts from "" or an id')
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        got = f"{type(tokens).__name__} of {array.dtype}, {array.ndim} dimensions"
+        raise ValueError(f"token ids must be a flat sequence of integers, got {got}")
+    wrong = np.flatnonzero((array < 0) | (array >= n_vocab))
+    if wrong.size:
+        at = int(wrong[0])
+        raise ValueError(f"token {at} is {array[at]}; allowed: 0 to {n_vocab - 1}")
+    return [int(token) for token in array]

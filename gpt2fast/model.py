@@ -1,0 +1,246 @@
+"""`load` and `Model`: a GPT-2 that is ready to write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast import _core
+from gpt2fast.checkpoints.packed import PackedModel
+from gpt2fast.completion import Completion
+from gpt2fast.config import Config
+from gpt2fast.convert import load_packed
+from gpt2fast.engine import Engine, check_ids
+from gpt2fast.generation import Stream, Writing, complete, fresh_seed
+from gpt2fast.sampling import GenerateOptions, Options, integer
+from gpt2fast.session import Session
+from gpt2fast.threads import MAX_THREADS, thread_count
+
+if TYPE_CHECKING:
+    from gpt2fast.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: of the weights (mapped, shared between processes), and of the cache of one text."""
+
+    weights: int
+    cache_per_token: int
+    cache: int
+
+
+def load(
+    source: str | os.PathLike[str] = "tales",
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    prompt_threads: int | None = None,
+    cache_dtype: str | None = None,
+    mmap: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Model:
+    """Load a model: the bundled "tales", a packed file, or a Hugging Face directory.
+
+    A directory is packed as `dtype` ("float32", "float16" or "int8"; None is "int8"), in memory or,
+    from 64 MB on, once into a file in `cache_dir`; `progress(done, total)` is told the bytes. A
+    packed file has its own dtype. `threads` None is GPT2FAST_THREADS, or all CPUs that affinity and
+    container allow; `prompt_threads` None is the same. `cache_dtype` is "float16" or "float32";
+    None is what goes with the dtype. `mmap` false reads the file into memory.
+
+    Raises CheckpointError for bad files, ValueError for bad options, OSError.
+
+    >>> import gpt2fast
+    >>> model = gpt2fast.load("tales")
+    >>> print(model.generate("Once upon a time", max_new_tokens=4, temperature=0).finish_reason)
+    length
+    """
+    n_threads = thread_count(threads)
+    n_prompt_threads = n_threads
+    if prompt_threads is not None:
+        n_prompt_threads = integer("prompt_threads", prompt_threads, 1, MAX_THREADS)
+    packed = load_packed(source, dtype=dtype, mmap=mmap, cache_dir=cache_dir, progress=progress)
+    return Model(
+        packed, threads=n_threads, prompt_threads=n_prompt_threads, cache_dtype=cache_dtype
+    )
+
+
+class Model:
+    """A GPT-2 ready to write; `load` makes one. Any number of threads may use it."""
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        *,
+        threads: int,
+        prompt_threads: int,
+        cache_dtype: str | None = None,
+    ) -> None:
+        """Use `load`, which checks the options."""
+        self._engine = Engine(packed, threads, prompt_threads, cache_dtype)
+        self._fingerprint = packed.fingerprint
+        self._weights = packed.nbytes
+        self._dtype = packed.dtype
+
+    @overload
+    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Completion: ...
+    @overload
+    def generate(
+        self, prompt: list[str] | list[list[int]], **options: Unpack[GenerateOptions]
+    ) -> list[Completion]: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[int] | NDArray[np.integer], **options: Unpack[GenerateOptions]
+    ) -> Completion: ...
+    def generate(
+        self, prompt: Prompt | list[str] | list[list[int]], **options: Unpack[GenerateOptions]
+    ) -> Completion | list[Completion]:
+        """Continue a prompt, text or token ids, or each of a list of prompts.
+
+        "" starts from <|endoftext|>. Prompts of a list are written together, and each completion
+        equals that of the prompt alone. Options, their defaults and ranges: see `Options`.
+        Raises ValueError for a bad prompt or option, before any work.
+        """
+        chosen = Options(**options)
+        prompts = _list_of_prompts(prompt)
+        if prompts is None:
+            return self._complete([prompt], chosen)[0]  # type: ignore[list-item]
+        return self._complete(prompts, chosen)
+
+    def _complete(self, prompts: Sequence[Prompt], options: Options) -> list[Completion]:
+        seed = fresh_seed() if options.seed is None else options.seed
+        ids = [self._engine.prompt(prompt) for prompt in prompts]
+        writings = [Writing(self._engine, prompt, options, seed) for prompt in ids]
+        return complete(self._engine, writings, options)
+
+    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
+        """Continue a prompt and iterate over its chunks as they are written.
+
+        Options as in `generate`. The prompt is processed at the first `next`.
+        """
+        chosen = Options(**options)
+        seed = fresh_seed() if chosen.seed is None else chosen.seed
+        return Stream(Writing(self._engine, self._engine.prompt(prompt), chosen, seed))
+
+    def session(self) -> Session:
+        """Return an empty session: a text that grows without being read again."""
+        return Session(self._engine)
+
+    def logits(
+        self, tokens: Sequence[int] | NDArray[np.integer], *, last_only: bool = False
+    ) -> NDArray[np.float32]:
+        """Return what the model predicts after each token, or only after the last one.
+
+        Shape (n_tokens, n_vocab), or (n_vocab,). Raises ValueError for no token, an id out of range
+        or more tokens than the context has.
+        """
+        ids = self._ids(tokens)
+        engine = self._engine
+        rows = engine.core.forward(
+            [engine.new_cache()],
+            [np.array(ids, np.int32)],
+            [1 if last_only else len(ids)],
+            threads=engine.threads,
+            prompt_threads=engine.prompt_threads,
+        )
+        return rows[0][0] if last_only else rows[0]
+
+    def hidden_states(self, tokens: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the embeddings and what each layer makes of them.
+
+        Shape (n_layer + 1, n_tokens, n_embd). The last is after the final LayerNorm. Raises
+        ValueError as `logits` does.
+        """
+        ids = np.array(self._ids(tokens), np.int32)
+        engine = self._engine
+        return engine.core.hidden_states(ids, engine.prompt_threads, engine.cache_dtype)
+
+    def _ids(self, tokens: Sequence[int] | NDArray[np.integer]) -> list[int]:
+        ids = check_ids(tokens, self.config.n_vocab)
+        if len(ids) > self.config.n_ctx:
+            raise ValueError(f"{len(ids)} tokens, but the context has {self.config.n_ctx}")
+        return ids
+
+    @property
+    def config(self) -> Config:
+        """The shape of the model."""
+        return self._engine.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, made on first use. Raises ValueError if the checkpoint had none."""
+        return self._engine.tokenizer
+
+    @property
+    def dtype(self) -> str:
+        """How the weights are stored."""
+        return self._dtype
+
+    @property
+    def threads(self) -> int:
+        """Threads for one token after another."""
+        return self._engine.threads
+
+    @property
+    def prompt_threads(self) -> int:
+        """Threads for prompts."""
+        return self._engine.prompt_threads
+
+    @property
+    def target(self) -> str:
+        """The instruction set whose code runs."""
+        return _core.target()
+
+    @property
+    def memory(self) -> Memory:
+        """What the model takes."""
+        config = self.config
+        width = 2 if self._engine.cache_dtype == "float16" else 4
+        padded = -(-config.head_dim // 16) * 16
+        per_token = 2 * config.n_layer * config.n_head * padded * width
+        return Memory(self._weights, per_token, per_token * config.n_ctx)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the packed data."""
+        return self._fingerprint
+
+    def close(self) -> None:
+        """Let go of the weights. Whatever is asked of the model later raises ValueError."""
+        self._engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<gpt2fast.Model {self.dtype} {self._weights:,} bytes, {self.threads} threads>"
+
+
+def _list_of_prompts(prompt: object) -> list[Prompt] | None:
+    """Return the prompts of a list; None if it is itself one prompt."""
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        return None
+    if any(isinstance(item, (str, list, tuple, np.ndarray)) for item in prompt):
+        for item in prompt:
+            if not isinstance(item, (str, list, tuple, np.ndarray)):
+                raise ValueError(
+                    f"a list of prompts holds {item!r}; allowed: text, or lists of token ids"
+                )
+        return list(prompt)
+    return None

@@ -1,0 +1,144 @@
+"""Sessions: a text whose keys and values stay in memory between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.completion import Completion
+from gpt2fast.engine import Engine
+from gpt2fast.generation import Stream, Writing, complete, fresh_seed
+from gpt2fast.sampling import GenerateOptions, Options
+
+
+class Session:
+    """A text that grows: what was read once is not read again.
+
+    For one thread at a time. While a stream of the session is open, only the stream may change it.
+
+    >>> import gpt2fast
+    >>> session = gpt2fast.load().session()
+    >>> session.append("Once upon a time")
+    >>> story = session.generate(max_new_tokens=20)
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Use `Model.session`."""
+        self._engine = engine
+        self._cache = engine.new_cache()
+        self._tokens: list[int] = []
+        # Of the last token, if the cache holds all tokens; otherwise free for use.
+        self._logits = np.empty(engine.config.n_vocab, np.float32)
+        self._streaming = False
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids of the text."""
+        return list(self._tokens)
+
+    def append(self, text: str | Sequence[int] | NDArray[np.integer]) -> None:
+        """Add text or token ids at the end; they are processed when logits are needed.
+
+        Raises ValueError if there is no room for them in the context.
+        """
+        self._check_free()
+        new = self._engine.ids(text)
+        n, n_ctx = len(self._tokens) + len(new), self._engine.config.n_ctx
+        if n > n_ctx:
+            raise ValueError(
+                f"the session has {len(self._tokens)} tokens and {len(new)} are to be added: "
+                f"together {n}, but the context has {n_ctx}"
+            )
+        self._tokens += new
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """The logits after the last token, shape (n_vocab,).
+
+        Raises ValueError if there is no token.
+        """
+        self._check_free()
+        self._check_begun()
+        pending = self._tokens[self._cache.length :]
+        if pending:
+            engine = self._engine
+            rows = engine.core.forward(
+                [self._cache],
+                [np.array(pending, np.int32)],
+                [1],
+                threads=engine.threads,
+                prompt_threads=engine.prompt_threads,
+            )
+            self._logits[:] = rows[0][0]
+        return self._logits.copy()
+
+    def generate(self, **options: Unpack[GenerateOptions]) -> Completion:
+        """Continue the text and return what was added; options as in `Model.generate`."""
+        writing = self._begin(Options(**options))
+        try:
+            return complete(self._engine, [writing], writing.options)[0]
+        finally:
+            self._tokens += writing.drawn
+
+    def stream(self, **options: Unpack[GenerateOptions]) -> Stream:
+        """Continue the text and iterate over what is added, chunk by chunk.
+
+        When the stream ends or is closed, the session holds the tokens that were handed out.
+        """
+        writing = self._begin(Options(**options))
+        stream = Stream(writing, self._tokens.append, self._end_stream)
+        self._streaming = True
+        return stream
+
+    def truncate(self, n_tokens: int) -> None:
+        """Keep the first n_tokens. Raises ValueError if there are not so many."""
+        self._check_free()
+        if not 0 <= n_tokens <= len(self._tokens):
+            raise ValueError(f"n_tokens is {n_tokens}; allowed: 0 to {len(self._tokens)}")
+        if n_tokens < len(self._tokens):
+            del self._tokens[n_tokens:]
+            self._drop_logits()
+
+    def fork(self) -> Session:
+        """Return an independent session with the same text; what was processed is shared."""
+        self._check_free()
+        other = Session.__new__(Session)
+        other._engine, other._cache = self._engine, self._cache.fork()
+        other._tokens, other._logits = list(self._tokens), self._logits.copy()
+        other._streaming = False
+        return other
+
+    def _begin(self, options: Options) -> Writing:
+        self._check_free()
+        self._check_begun()
+        seed = fresh_seed() if options.seed is None else options.seed
+        return Writing(
+            self._engine,
+            list(self._tokens),
+            options,
+            seed,
+            cache=self._cache,
+            logits=self._logits,
+        )
+
+    def _end_stream(self) -> None:
+        """Forget what the stream drew but did not hand out."""
+        self._streaming = False
+        if self._cache.length >= len(self._tokens):
+            self._drop_logits()
+
+    def _drop_logits(self) -> None:
+        """Shorten the cache, so that the last token is processed again when logits are needed."""
+        self._cache.truncate(min(self._cache.length, max(len(self._tokens) - 1, 0)))
+
+    def _check_free(self) -> None:
+        _ = self._engine.core
+        if self._streaming:
+            raise RuntimeError("a stream of this session is open: finish or close it first")
+
+    def _check_begun(self) -> None:
+        if not self._tokens:
+            raise ValueError("the session has no token yet: append text or ids first")
