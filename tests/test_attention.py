@@ -41,10 +41,11 @@ def attention_bound(q: Array, k: Array, v: Array, scale: float) -> Array:
     return np.asarray(spread * (2 * relative[..., None] + u * (len(k) + 8)) + 1e-300)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("cache_dtype", ["float32", "float16"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("head_dim", [1, 15, 16, 64])
-def test_attention(target: str, size: tuple[int, int], head_dim: int, cache_dtype: str) -> None:
+def test_attention(size: tuple[int, int], head_dim: int, cache_dtype: str) -> None:
     """Catches a wrong mask, scale, block border or padding, and a cache that does not round."""
     m, n = size
     q, k, v = random_qkv(m, 3, head_dim)
@@ -56,8 +57,9 @@ def test_attention(target: str, size: tuple[int, int], head_dim: int, cache_dtyp
     assert_within(got, want, attention_bound(wide, k, v, scale))
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("head_dim", [32, 48, 80, 96, 128])
-def test_attention_head_dims(target: str, head_dim: int) -> None:
+def test_attention_head_dims(head_dim: int) -> None:
     """Catches a tile that only fits heads of 64; scores this sharp leave most weights near zero."""
     q, k, v = random_qkv(70, 2, head_dim, spread=5)
     scale = float(np.float32(head_dim**-0.5))
@@ -66,8 +68,9 @@ def test_attention_head_dims(target: str, head_dim: int) -> None:
     assert_within(got, reference.attention(q, k, v, scale), attention_bound(q, k, v, scale))
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("cache_dtype", ["float32", "float16"])
-def test_prompt_equals_step(target: str, cache_dtype: str) -> None:
+def test_prompt_equals_step(cache_dtype: str) -> None:
     """Catches a prompt tile that combines blocks otherwise than a step, or sees a future key."""
     q, k, v = random_qkv(530, 2, 20)
     whole = _core.attention(q, k, v, 0.2, cache_dtype)
@@ -79,8 +82,9 @@ def test_prompt_equals_step(target: str, cache_dtype: str) -> None:
         assert_same_bits(part, whole[start:end])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("n", [1, 40])
-def test_attention_threads(target: str, n: int) -> None:
+def test_attention_threads(n: int) -> None:
     """Catches blocks combined in the order in which threads finish."""
     q, k, v = random_qkv(700, 5, 24)
     q = q[-n:].copy()
@@ -89,7 +93,8 @@ def test_attention_threads(target: str, n: int) -> None:
         assert_same_bits(_core.attention(q, k, v, 0.3, "float16", threads=threads), one)
 
 
-def test_float16_cache_clips(target: str) -> None:
+@pytest.mark.usefixtures("target")
+def test_float16_cache_clips() -> None:
     """Catches a value beyond float16 that becomes infinite, and with it every later result."""
     q, k, v = np.zeros((3, 4, 1, 16), np.float32)
     v[:] = 1e6
@@ -99,7 +104,8 @@ def test_float16_cache_clips(target: str) -> None:
     assert got[2].max() == pytest.approx(65504 / 3, rel=1e-6)
 
 
-def test_non_finite(target: str) -> None:
+@pytest.mark.usefixtures("target")
+def test_non_finite() -> None:
     """Catches a NaN key that a maximum drops: queries that see it are NaN, no earlier one is."""
     for at in (0, 5, 17, 40):
         q, k, v = random_qkv(41, 1, 16)

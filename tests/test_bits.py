@@ -34,20 +34,22 @@ def expected(dtype: str) -> Array:
     return on_scalar(lambda: all_logits(odd_model(dtype), TOKENS))
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_and_chunks(target: str, dtype: str, threads: int) -> None:
+def test_threads_and_chunks(dtype: str, threads: int) -> None:
     """Catches a sum split by thread or by chunk, and a target with another order of operations."""
     for chunk in CHUNKS:
-        tokens = TOKENS[:40] if chunk == 1 else TOKENS
+        tokens = TOKENS[: {1: 30, 7: 90}.get(chunk)]
         options = {"threads": threads, "prompt_threads": threads, "chunk": chunk}
         logits = all_logits(odd_model(dtype), tokens, **options)
         assert_same_bits(logits, expected(dtype)[: len(tokens)])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", ["untied", "unscaled", "inverse_layer_idx", "head_dim_7", "long"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_variants(target: str, dtype: str, name: str) -> None:
+def test_variants(dtype: str, name: str) -> None:
     """Catches a target that differs from scalar only in some shape."""
     config = VARIANTS[name]
     model = build(config, random_tensors(config), dtype)
@@ -55,8 +57,9 @@ def test_variants(target: str, dtype: str, name: str) -> None:
     as_on_scalar(lambda: all_logits(model, tokens))
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cached_equals_uncached(target: str, dtype: str) -> None:
+def test_cached_equals_uncached(dtype: str) -> None:
     """Catches a step that reads keys and values otherwise than the prompt did."""
     model = odd_model(dtype)
     state = _core.Cache(model, cache_of(dtype))
@@ -69,8 +72,9 @@ def test_cached_equals_uncached(target: str, dtype: str) -> None:
     assert_same_bits(np.concatenate(rows), expected(dtype)[:start])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_company(target: str, dtype: str) -> None:
+def test_company(dtype: str) -> None:
     """Catches a sequence that notices which others are computed beside it, or how many rows are
     asked for.
     """
@@ -91,8 +95,9 @@ def test_company(target: str, dtype: str) -> None:
         assert_same_bits(logits, expected(dtype)[n - rows : n])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fork_and_truncate(target: str, dtype: str) -> None:
+def test_fork_and_truncate(dtype: str) -> None:
     """Catches a page that two sequences share and one of them writes, or a tail that truncation
     leaves behind.
     """
@@ -115,10 +120,9 @@ def test_fork_and_truncate(target: str, dtype: str) -> None:
     assert_same_bits(branch, same)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_tales(
-    target: str, dtype: str, tales: tuple[dict[str, object], dict[str, Array]]
-) -> None:
+def test_tales(dtype: str, tales: tuple[dict[str, object], dict[str, Array]]) -> None:
     """Catches a difference that only trained weights show."""
     if dtype not in TALES:
         model = build(*tales, dtype)

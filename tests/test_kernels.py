@@ -21,7 +21,7 @@ ELEMENTARY: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "erf": reference.erf,
 }
-# Units in the last place. erf just below a power of two pays twice for the rounding of its polynomial.
+# Units in the last place; erf rounds its polynomial just below a power of two, so twice as much.
 ULPS = {"exp": 1.0, "log": 1.0, "tanh": 1.5, "erf": 2.5}
 LENGTHS = [*range(2 * reference.LANES + 2), 257]
 F32 = np.finfo(np.float32)
@@ -39,8 +39,9 @@ def arguments(name: str) -> Array:
     return x.astype(np.float32)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", ELEMENTARY)
-def test_elementary_accuracy(target: str, name: str) -> None:
+def test_elementary_accuracy(name: str) -> None:
     """Catches a polynomial or a range reduction that loses bits, at any magnitude."""
     x = arguments(name)
     got = as_on_scalar(lambda: getattr(_core, name)(x))
@@ -48,8 +49,9 @@ def test_elementary_accuracy(target: str, name: str) -> None:
         assert_ulps(got, ELEMENTARY[name](x.astype(np.float64)), ULPS[name])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", ELEMENTARY)
-def test_elementary_tails(target: str, name: str) -> None:
+def test_elementary_tails(name: str) -> None:
     """Catches a tail that is computed otherwise than a full vector, or at a misaligned address."""
     x = arguments(name)[: LENGTHS[-1]]
     whole = getattr(_core, name)(x)
@@ -66,15 +68,17 @@ SPECIAL: dict[str, dict[float, float]] = {
 }
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", ELEMENTARY)
-def test_elementary_specials(target: str, name: str) -> None:
+def test_elementary_specials(name: str) -> None:
     """Catches an infinity, a zero or a NaN that comes out as a number."""
     x = np.array([math.nan, *SPECIAL[name]], np.float32)
     want = np.array([math.nan, *SPECIAL[name].values()], np.float32)
     np.testing.assert_array_equal(as_on_scalar(lambda: getattr(_core, name)(x)), want)
 
 
-def test_exp_fades_out(target: str) -> None:
+@pytest.mark.usefixtures("target")
+def test_exp_fades_out() -> None:
     """Catches a result below the smallest normal number that is large, negative or not monotone."""
     x = np.linspace(-110, -85, 5000, dtype=np.float32)
     got = as_on_scalar(lambda: _core.exp(x))
@@ -83,7 +87,8 @@ def test_exp_fades_out(target: str) -> None:
     assert np.all(got >= 0)
 
 
-def test_sum_in_lane_order(target: str) -> None:
+@pytest.mark.usefixtures("target")
+def test_sum_in_lane_order() -> None:
     """Catches a sum in any other order than the contract's: large and small terms make the order
     visible.
     """
@@ -94,8 +99,9 @@ def test_sum_in_lane_order(target: str) -> None:
         assert np.float32(_core.sum(misaligned(x[:n]))) == reference.lane_sum(x[:n])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("n", [*LENGTHS, 1000])
-def test_exp_sum(target: str, n: int) -> None:
+def test_exp_sum(n: int) -> None:
     """Catches a fused softmax numerator that differs from exp, or sums outside the lanes."""
     x = np.random.default_rng(n).standard_normal(n).astype(np.float32) * 9
     shift, scale = np.float32(7.3), np.float32(0.37)
@@ -120,8 +126,9 @@ def activation_bound(name: str, x: Array, y: Array) -> Array:
     return EPS * (4 * np.abs(x) + np.abs(y)) + float(F32.tiny)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", reference.ACTIVATIONS)
-def test_activation(target: str, name: str) -> None:
+def test_activation(name: str) -> None:
     """Catches a wrong constant, a confused variant, or a tail."""
     rng = np.random.default_rng(2)
     x = np.concatenate([rng.uniform(-12, 12, 9000), rng.standard_normal(9000) * 0.01, [0, 60, -60]])
@@ -133,8 +140,9 @@ def test_activation(target: str, name: str) -> None:
         assert_same_bits(_core.activation(misaligned(x[:n]), name), got[:n])
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", reference.ACTIVATIONS)
-def test_activation_keeps_nan(target: str, name: str) -> None:
+def test_activation_keeps_nan(name: str) -> None:
     """Catches a NaN that an activation turns into a number, so that nobody would notice it."""
     x = np.linspace(-3, 3, 40, dtype=np.float32)
     x[[0, 17, 39]] = np.nan
@@ -160,8 +168,9 @@ def layer_norm_bound(x: Array, weight: Array, y: Array, eps: float) -> Array:
     return np.asarray(1.01 * bound + 2 * u * np.abs(weight) * d / root)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("d", [*range(1, 34), 65, 768, 1601])
-def test_layer_norm(target: str, d: int) -> None:
+def test_layer_norm(d: int) -> None:
     """Catches a one-pass variance, a wrong divisor, an epsilon outside the root, or a tail."""
     rng = np.random.default_rng(d)
     x = rng.standard_normal((4, d)).astype(np.float32)
@@ -177,8 +186,9 @@ def test_layer_norm(target: str, d: int) -> None:
     assert_same_bits(got[2], bias)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_layer_norm_of_non_finite(target: str, bad: float) -> None:
+def test_layer_norm_of_non_finite(bad: float) -> None:
     """Catches a non-finite activation that vanishes in the norm: its row is NaN, the others are
     untouched.
     """

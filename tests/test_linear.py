@@ -91,8 +91,9 @@ def quantize_rows() -> Array:
     return x
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("d", [1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 130])
-def test_quantize(target: str, d: int) -> None:
+def test_quantize(d: int) -> None:
     """Catches a scale or a byte that is not round-to-even of the float32 quotient."""
     x = np.ascontiguousarray(quantize_rows()[:, :d])
     want_q, want_scale = reference_formats.quantize(x)
@@ -102,8 +103,9 @@ def test_quantize(target: str, d: int) -> None:
     assert_same_bits(got_scale, want_scale)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_quantize_non_finite(target: str, bad: float) -> None:
+def test_quantize_non_finite(bad: float) -> None:
     """Catches a NaN that a maximum drops, whichever lane it stands in."""
     for at in range(70):
         x = np.ones((2, 70), np.float32)
@@ -119,9 +121,10 @@ def run_linear(x: Array, weight: Array, dtype: str, bias: Array | None, threads:
     return y
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_linear_int8_exactly(target: str, shape: tuple[int, int], rows: int) -> None:
+def test_linear_int8_exactly(shape: tuple[int, int], rows: int) -> None:
     """Catches any departure from the contract's int8 product: order, fusion, rounding, bias,
     padding.
     """
@@ -136,9 +139,10 @@ def test_linear_int8_exactly(target: str, shape: tuple[int, int], rows: int) -> 
         assert_same_bits(run_linear(misaligned(x), weight, "int8", b), want)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("x_sign", [1, -1])
 @pytest.mark.parametrize("pattern", ["same", "opposite", "alternating"])
-def test_linear_int8_saturation(target: str, pattern: str, x_sign: int) -> None:
+def test_linear_int8_saturation(pattern: str, x_sign: int) -> None:
     """Catches a dot product that saturates at 16 bits: the largest sums of all sign patterns."""
     sign = np.ones(128, np.float32)
     if pattern == "opposite":
@@ -153,7 +157,8 @@ def test_linear_int8_saturation(target: str, pattern: str, x_sign: int) -> None:
     assert_same_bits(run_linear(x, weight, "int8", None), want)
 
 
-def test_linear_int8_every_pair(target: str) -> None:
+@pytest.mark.usefixtures("target")
+def test_linear_int8_every_pair() -> None:
     """Catches one wrong product among all pairs of bytes."""
     pairs = np.arange(-127, 128, dtype=np.float32)
     x = np.zeros((255, 64), np.float32)
@@ -166,9 +171,10 @@ def test_linear_int8_every_pair(target: str) -> None:
     assert run_linear(x, weight, "int8", None).tolist() == want.tolist()
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_linear_float(target: str, shape: tuple[int, int], dtype: str) -> None:
+def test_linear_float(shape: tuple[int, int], dtype: str) -> None:
     """Catches a wrong element anywhere, and a tile of rows that changes a row's bits."""
     rng = np.random.default_rng(5)
     weight = random_matrix(*shape)
@@ -185,8 +191,9 @@ def test_linear_float(target: str, shape: tuple[int, int], dtype: str) -> None:
     assert_same_bits(whole, plain + bias)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_linear_threads_and_rows(target: str, dtype: str) -> None:
+def test_linear_threads_and_rows(dtype: str) -> None:
     """Catches a result that depends on who computes it, or in what company."""
     rng = np.random.default_rng(6)
     weight = random_matrix(333, 150)
@@ -200,9 +207,10 @@ def test_linear_threads_and_rows(target: str, dtype: str) -> None:
     assert run_linear(x[:0], weight, dtype, bias).shape == (0, 333)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_linear_non_finite(target: str, dtype: str, bad: float) -> None:
+def test_linear_non_finite(dtype: str, bad: float) -> None:
     """Catches a non-finite input that leaves finite outputs, also where the weights are zero."""
     weight = random_matrix(70, 130)
     weight[5] = 0
