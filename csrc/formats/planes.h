@@ -38,7 +38,7 @@ struct Float16 {
   static float widen(Element e) { return widen_f16(e); }
   static bool narrow(float x, Element& e) {
     e = narrow_f16(x);
-    return x >= -65504.0f && x <= 65504.0f;
+    return x > -65520.0f && x < 65520.0f;  // what rounds to at most 65504
   }
 };
 

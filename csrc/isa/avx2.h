@@ -29,7 +29,7 @@ struct Avx2 {
     __m256i value, magnitude;
   };
 
-  static constexpr int kDotTokens = 4, kDotVectors = 1, kFmaTokens = 6, kFmaVectors = 1;
+  static constexpr int kDotTokens = 4, kDotVectors = 1, kDotWide = 4, kFmaTokens = 6, kFmaVectors = 1;
 
   GPT2FAST_INLINE __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -19,7 +19,7 @@ struct Avx512Vnni {
   using W = __m512i;
   using X = __m512i;
 
-  static constexpr int kDotTokens = 6, kDotVectors = 4, kFmaTokens = 6, kFmaVectors = 4;
+  static constexpr int kDotTokens = 6, kDotVectors = 4, kDotWide = 8, kFmaTokens = 6, kFmaVectors = 4;
 
   GPT2FAST_INLINE M first(int n) { return static_cast<M>(n >= kLanes ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u); }
 

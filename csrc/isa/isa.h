@@ -35,8 +35,10 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define GPT2FAST_INLINE static __forceinline
+#define GPT2FAST_NOINLINE __declspec(noinline) static
 #else
 #define GPT2FAST_INLINE [[gnu::always_inline]] static inline
+#define GPT2FAST_NOINLINE [[gnu::noinline]] static
 #endif
 
 namespace gpt2fast {
@@ -80,6 +82,7 @@ concept Isa = requires(typename T::F f, typename T::I i, typename T::M m, float*
   T::prefetch(w);
   T::kDotTokens;   // int8 tile: tokens x kDotVectors * 16 outputs
   T::kDotVectors;
+  T::kDotWide;     // tokens of a small batch that still goes as one tile
   T::kFmaTokens;   // float tile, for linear layers and attention
   T::kFmaVectors;
 };

@@ -26,7 +26,7 @@ struct Neon {
   };
   using X = int8x16_t;
 
-  static constexpr int kDotTokens = 4, kDotVectors = 1, kFmaTokens = 4, kFmaVectors = 1;
+  static constexpr int kDotTokens = 4, kDotVectors = 1, kDotWide = 4, kFmaTokens = 4, kFmaVectors = 1;
 
   template <class To, class Function>
   GPT2FAST_INLINE To each(Function f) {

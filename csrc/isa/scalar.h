@@ -29,7 +29,7 @@ struct Scalar {
     int8_t v[4];
   };
 
-  static constexpr int kDotTokens = 2, kDotVectors = 1, kFmaTokens = 2, kFmaVectors = 1;
+  static constexpr int kDotTokens = 2, kDotVectors = 1, kDotWide = 2, kFmaTokens = 2, kFmaVectors = 1;
 
   template <class Function>
   GPT2FAST_INLINE F each(Function f) {

@@ -28,9 +28,19 @@ GPT2FAST_INLINE typename Isa::F load_cached(const uint16_t* p) {
   return Isa::load_f16(p);
 }
 
+// What a step reads next; its lines are touched a few at a time.
+struct Ahead {
+  const uint8_t *at, *end;
+};
+template <class Isa>
+GPT2FAST_INLINE void fetch(Ahead& ahead, int lines) {
+  for (int i = 0; i < lines && ahead.at < ahead.end; ++i, ahead.at += 64) Isa::prefetch(ahead.at);
+}
+
 // Scores of T queries and V groups of 16 positions: k[V][head_dim][16].
 template <class Isa, int T, int V, class Element>
-GPT2FAST_INLINE void score_tile(const AttendCall& c, const float* q, const Element* k, float* scores) {
+GPT2FAST_INLINE void score_tile(const AttendCall& c, const float* q, const Element* k, float* scores,
+                                Ahead ahead = {}) {
   typename Isa::F acc[T][V];
   GPT2FAST_UNROLL
   for (int t = 0; t < T; ++t) {
@@ -41,6 +51,7 @@ GPT2FAST_INLINE void score_tile(const AttendCall& c, const float* q, const Eleme
     typename Isa::F keys[V];
     GPT2FAST_UNROLL
     for (int v = 0; v < V; ++v) keys[v] = load_cached<Isa>(k + (static_cast<size_t>(v) * c.head_dim + d) * 16);
+    if constexpr (T == 1) fetch<Isa>(ahead, kPage * sizeof(Element) / 64);
     GPT2FAST_UNROLL
     for (int t = 0; t < T; ++t) {
       const auto x = Isa::set(q[static_cast<size_t>(t) * c.q_width + d]);
@@ -59,7 +70,8 @@ GPT2FAST_INLINE void score_tile(const AttendCall& c, const float* q, const Eleme
 
 // o[T][16 V] += e[T][n] V[n][16 V]; `width` floats from one query's o to the next.
 template <class Isa, int T, int V, class Element>
-GPT2FAST_INLINE void value_tile(const float* e, const Element* v0, int n, int padded, float* o, int o_width) {
+GPT2FAST_INLINE void value_tile(const float* e, const Element* v0, int n, int padded, float* o, int o_width,
+                                Ahead ahead = {}) {
   typename Isa::F acc[T][V];
   GPT2FAST_UNROLL
   for (int t = 0; t < T; ++t) {
@@ -70,6 +82,7 @@ GPT2FAST_INLINE void value_tile(const float* e, const Element* v0, int n, int pa
     typename Isa::F values[V];
     GPT2FAST_UNROLL
     for (int v = 0; v < V; ++v) values[v] = load_cached<Isa>(v0 + static_cast<size_t>(p) * padded + 16 * v);
+    if constexpr (T == 1) fetch<Isa>(ahead, V * 16 * sizeof(Element) / 64);
     GPT2FAST_UNROLL
     for (int t = 0; t < T; ++t) {
       const auto x = Isa::set(e[t * kSpan + p]);
@@ -87,49 +100,51 @@ GPT2FAST_INLINE void value_tile(const float* e, const Element* v0, int n, int pa
 }
 
 template <class Isa, int T, class Element>
-GPT2FAST_INLINE void score_rows(const AttendCall& c, int query, const Element* k, int groups, float* scores) {
+GPT2FAST_INLINE void score_rows(const AttendCall& c, int query, const Element* k, int groups, float* scores,
+                                Ahead ahead) {
   constexpr int V = T == 1 ? 4 : Isa::kFmaVectors;
   const float* q = c.q + static_cast<size_t>(query) * c.q_width;
   float* s = scores + query * kSpan;
   int g = 0;
   for (; g + V <= groups; g += V)
-    score_tile<Isa, T, V>(c, q, k + static_cast<size_t>(g) * c.head_dim * 16, s + 16 * g);
+    score_tile<Isa, T, V>(c, q, k + static_cast<size_t>(g) * c.head_dim * 16, s + 16 * g, ahead);
   if constexpr (V > 1)
     for (; g < groups; ++g) score_tile<Isa, T, 1>(c, q, k + static_cast<size_t>(g) * c.head_dim * 16, s + 16 * g);
 }
 
 template <class Isa, int T, class Element>
-GPT2FAST_INLINE void value_rows(const float* e, const Element* v0, int n, int padded, float* o, int o_width) {
+GPT2FAST_INLINE void value_rows(const float* e, const Element* v0, int n, int padded, float* o, int o_width,
+                                Ahead ahead) {
   constexpr int V = T == 1 ? 4 : Isa::kFmaVectors;
   int d = 0;
-  for (; d + 16 * V <= padded; d += 16 * V) value_tile<Isa, T, V>(e, v0 + d, n, padded, o + d, o_width);
+  for (; d + 16 * V <= padded; d += 16 * V) value_tile<Isa, T, V>(e, v0 + d, n, padded, o + d, o_width, ahead);
   if constexpr (V > 1)
     for (; d < padded; d += 16) value_tile<Isa, T, 1>(e, v0 + d, n, padded, o + d, o_width);
 }
 
 // All queries against one page's keys.
 template <class Isa, class Element>
-void score_page(const AttendCall& c, const Element* k, int groups, float* scores) {
+void score_page(const AttendCall& c, const Element* k, int groups, float* scores, Ahead ahead) {
   for_tiles<Isa::kFmaTokens>(c.n, [&](auto size, int query) {
-    score_rows<Isa, decltype(size)::value>(c, query, k, groups, scores);
+    score_rows<Isa, decltype(size)::value>(c, query, k, groups, scores, ahead);
   });
 }
 
 // All queries against one page's values; query t sees `seen + t` of its positions, as far as there are any.
 template <class Isa, class Element>
-void value_page(const AttendCall& c, const Element* v, int seen, const float* scores) {
+void value_page(const AttendCall& c, const Element* v, int seen, const float* scores, Ahead ahead) {
   const int padded = lanes16(c.head_dim), o_width = partial_width(c.head_dim);
   const auto visible = [&](int t) { return seen + t < 0 ? 0 : seen + t < kPage ? seen + t : kPage; };
   for_tiles<Isa::kFmaTokens>(c.n, [&](auto size, int query) {
     constexpr int T = decltype(size)::value;
     const int common = visible(query);  // the first of a tile sees least; what the others see beyond comes one by one
     float* o = c.partial + static_cast<size_t>(query) * o_width + 16;
-    if (common > 0) value_rows<Isa, T>(scores + query * kSpan, v, common, padded, o, o_width);
+    if (common > 0) value_rows<Isa, T>(scores + query * kSpan, v, common, padded, o, o_width, ahead);
     for (int t = 1; t < T; ++t) {
       const int more = visible(query + t) - common;
       if (more > 0)
         value_rows<Isa, 1>(scores + (query + t) * kSpan + common, v + static_cast<size_t>(common) * padded, more, padded,
-                           o + static_cast<size_t>(t) * o_width, o_width);
+                           o + static_cast<size_t>(t) * o_width, o_width, {});
     }
   });
 }
@@ -153,10 +168,17 @@ void attend_stored(const AttendCall& c) {
   const int last = c.position + c.n, end = last < c.begin + kSpan ? last : c.begin + kSpan;
   const int padded = lanes16(c.head_dim), o_width = partial_width(c.head_dim);
   float *scores = c.work, *scratch = c.work + kQueryTile * kSpan;
+  // A step reads chunks of 8 KB here and there, too short for the hardware to find its stride: each chunk fetches the next.
+  const auto chunk = [&](int p, size_t offset, int row) -> Ahead {
+    if (c.n > 1) return {};
+    const uint8_t* from = c.pages[p / kPage] + offset;
+    return {from, from + static_cast<size_t>(end - p < kPage ? end - p : kPage) * static_cast<size_t>(row) * sizeof(Element)};
+  };
   for (int p = c.begin; p < end; p += kPage) {
     const int groups = (end - p < kPage ? end - p + 15 : kPage) / 16;
+    const Ahead ahead = p + kPage < end ? chunk(p + kPage, c.k_offset, c.head_dim) : chunk(c.begin, c.v_offset, padded);
     with_page<Isa, Element>(c, c.pages[p / kPage] + c.k_offset, groups * 16 * c.head_dim, scratch, [&](auto* k) {
-      score_page<Isa>(c, k, groups, scores + p - c.begin);
+      score_page<Isa>(c, k, groups, scores + p - c.begin, ahead);
     });
   }
   for (int t = 0; t < c.n; ++t) {
@@ -169,8 +191,9 @@ void attend_stored(const AttendCall& c) {
   }
   for (int p = c.begin; p < end; p += kPage) {
     const int n = end - p < kPage ? end - p : kPage;
+    const Ahead ahead = p + kPage < end ? chunk(p + kPage, c.v_offset, padded) : Ahead{};
     with_page<Isa, Element>(c, c.pages[p / kPage] + c.v_offset, n * padded, scratch, [&](auto* v) {
-      value_page<Isa>(c, v, c.position + 1 - p, scores + p - c.begin);
+      value_page<Isa>(c, v, c.position + 1 - p, scores + p - c.begin, ahead);
     });
   }
 }
@@ -183,6 +206,7 @@ void attend(const AttendCall& c) {
     attend_stored<Isa, float>(c);
 }
 
+// One block needs no rescaling: out = o / l.
 template <class Isa>
 void combine(const CombineCall& c) {
   float top = c.partial[0];
@@ -191,11 +215,17 @@ void combine(const CombineCall& c) {
     top = m > top ? m : top;
   }
   const auto factor = [&](int b) { return exp<Isa>(Isa::set(c.partial[b * c.stride] - top)); };
-  auto total = Isa::zero();
-  for (int b = 0; b < c.n_blocks; ++b) total = Isa::fma(factor(b), Isa::set(c.partial[b * c.stride + 1]), total);
+  auto total = Isa::set(c.partial[1]);
+  if (c.n_blocks > 1) {
+    total = Isa::zero();
+    for (int b = 0; b < c.n_blocks; ++b) total = Isa::fma(factor(b), Isa::set(c.partial[b * c.stride + 1]), total);
+  }
   for (int d = 0; d < c.head_dim; d += 16) {
-    auto o = Isa::zero();
-    for (int b = 0; b < c.n_blocks; ++b) o = Isa::fma(factor(b), Isa::load(c.partial + b * c.stride + 16 + d), o);
+    auto o = Isa::load(c.partial + 16 + d);
+    if (c.n_blocks > 1) {
+      o = Isa::zero();
+      for (int b = 0; b < c.n_blocks; ++b) o = Isa::fma(factor(b), Isa::load(c.partial + b * c.stride + 16 + d), o);
+    }
     Isa::store(c.out + d, Isa::div(o, total), c.head_dim - d < kLanes ? c.head_dim - d : kLanes);
   }
 }

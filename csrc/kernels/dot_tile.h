@@ -8,6 +8,7 @@
 #pragma once
 
 #include "formats/int8.h"
+#include "isa/isa.h"
 
 namespace gpt2fast {
 namespace {
@@ -21,79 +22,95 @@ struct DotTile {
   static constexpr int tokens() {
     return Isa::kDotTokens;
   }
+  template <class Isa>
+  static constexpr int wide() {
+    return Isa::kDotWide;
+  }
 
   template <class Isa, int T>
-  static void run(const LinearCall& c, const uint8_t* w, int row, int begin, int end, float* sums) {
-    // A single token takes all 64 outputs at once, so that the weights are one stream.
-    constexpr int V = T == 1 ? 4 : Isa::kDotVectors;
-    for (int j = 0; j < 4; j += V) part<Isa, T, V>(c, w, row, begin, end, j, sums + 16 * j);
-  }
-
-  template <class Isa, int T, int V>
-  GPT2FAST_INLINE void part(const LinearCall& c, const uint8_t* w, int row, int begin, int end, int j, float* sums) {
-    using F = typename Isa::F;
-    constexpr bool kResident = T == 1;
-    const int8_t* q = c.x.q + static_cast<size_t>(row) * c.x.width;
-    const size_t first = static_cast<size_t>(row) * (c.x.width / kBlock);
-    F total[T][V];
-    if (begin == 0)
-      fill<Isa, T, V>(total, sums);
-    else if constexpr (kResident)
-      each<T, V>([&](int t, int v) { total[t][v] = Isa::load(sums + t * kBlock + 16 * v); });
-    for (int b = begin; b < end; ++b) {
-      const uint8_t* block = w + static_cast<size_t>(b) * Format::kBytes;
-      typename Isa::I acc[T][V];
-      each<T, V>([&](int t, int v) {
-        acc[t][v] = Isa::dot_start(c.x.sum[first + static_cast<size_t>(t) * (c.x.width / kBlock) + b]);
-      });
-      for (int step = 0; step < kBlock / 4; ++step) {
-        typename Isa::W weights[V];
-        GPT2FAST_UNROLL
-        for (int v = 0; v < V; ++v) weights[v] = Format::template weights<Isa>(block, step, j + v);
-        GPT2FAST_UNROLL
-        for (int t = 0; t < T; ++t) {
-          const auto x = Isa::broadcast(q + static_cast<size_t>(t) * c.x.width + b * kBlock + 4 * step);
-          GPT2FAST_UNROLL
-          for (int v = 0; v < V; ++v) {
-            acc[t][v] = Isa::pin(Isa::dot(acc[t][v], weights[v], x));
-          }
-        }
-      }
-      F scales[V];
-      GPT2FAST_UNROLL
-      for (int v = 0; v < V; ++v) scales[v] = Format::template scales<Isa>(block, j + v);
-      GPT2FAST_UNROLL
-      for (int t = 0; t < T; ++t) {
-        const F x_scale = Isa::set(c.x.scale[first + static_cast<size_t>(t) * (c.x.width / kBlock) + b]);
-        GPT2FAST_UNROLL
-        for (int v = 0; v < V; ++v) {
-          float* at = sums + t * kBlock + 16 * v;
-          const F before = kResident ? total[t][v] : Isa::load(at);
-          const F after = Isa::fma(Isa::to_float(acc[t][v]), Isa::mul(scales[v], x_scale), before);
-          if constexpr (kResident)
-            total[t][v] = after;
-          else
-            Isa::store(at, after);
-        }
+  static void run(const LinearCall& c, const uint8_t* w, int row, int begin, int end, float* totals) {
+    const size_t width = static_cast<size_t>(c.x.width), stride = width / kBlock;
+    const size_t at = static_cast<size_t>(row) * width + static_cast<size_t>(begin) * kBlock;
+    const Input x{c.x.q + at, c.x.scale + at / kBlock, c.x.sum + at / kBlock, width, stride};
+    w += static_cast<size_t>(begin) * Format::kBytes;
+    if constexpr (T == 1) {
+      stream<Isa>(w, x, end - begin, totals);
+    } else {
+      if (begin == 0)
+        for (int i = 0; i < T * kBlock; i += kLanes) Isa::store(totals + i, Isa::zero());
+      constexpr int V = T > Isa::kDotTokens ? Isa::kDotTokens * Isa::kDotVectors / T : Isa::kDotVectors;
+      Input at_block = x;
+      for (int b = begin; b < end; ++b, w += Format::kBytes, at_block.q += kBlock, ++at_block.scale, ++at_block.sum) {
+        int j = 0;
+        for (; j + V <= 4; j += V) one_block<Isa, T, V>(w, j, at_block, totals + 16 * j);
+        if constexpr (4 % V != 0) one_block<Isa, T, 4 % V>(w, j, at_block, totals + 16 * j);
       }
     }
-    if constexpr (kResident) each<T, V>([&](int t, int v) { Isa::store(sums + t * kBlock + 16 * v, total[t][v]); });
+  }
+
+ private:
+  struct Input {  // T rows from one block on
+    const int8_t* q;
+    const float* scale;
+    const int32_t* sum;
+    size_t width, stride;
+  };
+
+  // One token and all 64 outputs, so that the weights are one stream; the totals stay in registers.
+  template <class Isa>
+  static void stream(const uint8_t* w, const Input& x, int n, float* totals) {
+    typename Isa::F total[4];
+    GPT2FAST_UNROLL
+    for (int v = 0; v < 4; ++v) total[v] = Isa::zero();
+    for (int b = 0; b < n; ++b, w += Format::kBytes) {
+      typename Isa::I acc[1][4];
+      dots<Isa, 1, 4>(w, 0, {x.q + b * kBlock, nullptr, x.sum + b, x.width, x.stride}, acc);
+      const auto x_scale = Isa::set(x.scale[b]);
+      GPT2FAST_UNROLL
+      for (int v = 0; v < 4; ++v)
+        total[v] = Isa::fma(Isa::to_float(acc[0][v]), Isa::mul(Format::template scales<Isa>(w, v), x_scale), total[v]);
+    }
+    GPT2FAST_UNROLL
+    for (int v = 0; v < 4; ++v) Isa::store(totals + 16 * v, total[v]);
+  }
+
+  // Not inlined: gcc would otherwise keep a second copy of the totals on the stack and store everything twice.
+  template <class Isa, int T, int V>
+  GPT2FAST_NOINLINE void one_block(const uint8_t* w, int j, const Input& x, float* totals) {
+    typename Isa::I acc[T][V];
+    dots<Isa, T, V>(w, j, x, acc);
+    typename Isa::F scales[V];
+    GPT2FAST_UNROLL
+    for (int v = 0; v < V; ++v) scales[v] = Format::template scales<Isa>(w, j + v);
+    GPT2FAST_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const auto x_scale = Isa::set(x.scale[static_cast<size_t>(t) * x.stride]);
+      GPT2FAST_UNROLL
+      for (int v = 0; v < V; ++v) {
+        float* at = totals + t * kBlock + 16 * v;
+        Isa::store(at, Isa::fma(Isa::to_float(acc[t][v]), Isa::mul(scales[v], x_scale), Isa::load(at)));
+      }
+    }
   }
 
   template <class Isa, int T, int V>
-  GPT2FAST_INLINE void fill(typename Isa::F (&total)[T][V], float* sums) {
-    each<T, V>([&](int t, int v) {
-      total[t][v] = Isa::zero();
-      if constexpr (T > 1) Isa::store(sums + t * kBlock + 16 * v, Isa::zero());
-    });
-  }
-
-  template <int T, int V, class Function>
-  GPT2FAST_INLINE void each(Function f) {
+  GPT2FAST_INLINE void dots(const uint8_t* w, int j, const Input& x, typename Isa::I (&acc)[T][V]) {
     GPT2FAST_UNROLL
     for (int t = 0; t < T; ++t) {
+      const auto start = Isa::dot_start(x.sum[static_cast<size_t>(t) * x.stride]);
       GPT2FAST_UNROLL
-      for (int v = 0; v < V; ++v) f(t, v);
+      for (int v = 0; v < V; ++v) acc[t][v] = start;
+    }
+    for (int step = 0; step < kBlock / 4; ++step) {
+      typename Isa::W weights[V];
+      GPT2FAST_UNROLL
+      for (int v = 0; v < V; ++v) weights[v] = Format::template weights<Isa>(w, step, j + v);
+      GPT2FAST_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const auto four = Isa::broadcast(x.q + static_cast<size_t>(t) * x.width + 4 * step);
+        GPT2FAST_UNROLL
+        for (int v = 0; v < V; ++v) acc[t][v] = Isa::pin(Isa::dot(acc[t][v], weights[v], four));
+      }
     }
   }
 };

@@ -19,6 +19,10 @@ struct FmaTile {
   static constexpr int tokens() {
     return Isa::kFmaTokens;
   }
+  template <class Isa>
+  static constexpr int wide() {
+    return Isa::kFmaTokens;
+  }
 
   template <class Isa, int T>
   static void run(const LinearCall& c, const uint8_t* w, int row, int begin, int end, float* sums) {

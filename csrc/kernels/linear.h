@@ -6,7 +6,8 @@
 //
 // One token: the block row streams through once, sums in registers; bound by memory. Several tokens: inputs are taken in
 // panels that stay in L1 while every tile of tokens passes over them, so weights come from memory once per call and from
-// L2 never twice; bound by the dot product or the FMA. Tiles are as equal as possible: eight tokens are 4 + 4, not 6 + 2.
+// L2 never twice; bound by the dot product or the FMA. A small batch that fits one wide tile streams the weights like a
+// single token, bound by memory.
 #pragma once
 
 #include "kernels/activation.h"
@@ -60,7 +61,7 @@ GPT2FAST_INLINE void store_qkv(const LinearCall& c, int row, int block, const ty
 
 // The epilogue of 64 outputs of one token.
 template <class Isa>
-GPT2FAST_INLINE void finish(const LinearCall& c, int row, int block, const float* sums) {
+void finish(const LinearCall& c, int row, int block, const float* sums) {
   const int first = block * kBlock;
   typename Isa::F v[4];
   GPT2FAST_UNROLL
@@ -96,22 +97,31 @@ GPT2FAST_INLINE void finish(const LinearCall& c, int row, int block, const float
   }
 }
 
-template <class Isa, class Tile>
-void linear(const LinearCall& c) {
-  constexpr int kTokens = Tile::template tokens<Isa>();
-  const int n = c.row_end - c.row_begin;
-  const int steps = Tile::steps(c.n_in), panel = n > kTokens ? Tile::kPanel : steps;
+template <class Isa, class Tile, int T>
+GPT2FAST_INLINE void linear_in_tiles(const LinearCall& c) {
+  const int n = c.row_end - c.row_begin, steps = Tile::steps(c.n_in), panel = n > T ? Tile::kPanel : steps;
   const size_t row_bytes = Tile::row_bytes(c.n_in);
   for (int block = c.block_begin; block < c.block_end; ++block) {
     const uint8_t* w = c.weights + static_cast<size_t>(block) * row_bytes;
     for (int begin = 0; begin < steps; begin += panel) {
       const int end = steps - begin < panel ? steps : begin + panel;
-      for_tiles<kTokens>(n, [&](auto size, int row) {
-        Tile::template run<Isa, decltype(size)::value>(c, w, c.row_begin + row, begin, end, c.sums + row * kBlock);
+      for_tiles<T>(n, [&](auto size, int row) {
+        constexpr int kTokens = decltype(size)::value;
+        Tile::template run<Isa, kTokens>(c, w, c.row_begin + row, begin, end, c.sums + row * kBlock);
+        if (end == steps)  // the tile's sums are still in L1
+          for (int t = row; t < row + kTokens; ++t) finish<Isa>(c, c.row_begin + t, block, c.sums + t * kBlock);
       });
     }
-    for (int row = 0; row < n; ++row) finish<Isa>(c, c.row_begin + row, block, c.sums + row * kBlock);
   }
+}
+
+template <class Isa, class Tile>
+void linear(const LinearCall& c) {
+  constexpr int kTokens = Tile::template tokens<Isa>(), kWide = Tile::template wide<Isa>();
+  if (kWide > kTokens && c.row_end - c.row_begin <= kWide)
+    linear_in_tiles<Isa, Tile, kWide>(c);
+  else
+    linear_in_tiles<Isa, Tile, kTokens>(c);
 }
 
 }  // namespace
