@@ -34,7 +34,7 @@ struct DotTile {
     const Input x{c.x.q + at, c.x.scale + at / kBlock, c.x.sum + at / kBlock, width, stride};
     w += static_cast<size_t>(begin) * Format::kBytes;
     if constexpr (T == 1) {
-      stream<Isa>(w, x, end - begin, totals);
+      stream<Isa>(w, x, begin > 0, end - begin, totals);
     } else {
       if (begin == 0)
         for (int i = 0; i < T * kBlock; i += kLanes) Isa::store(totals + i, Isa::zero());
@@ -58,10 +58,10 @@ struct DotTile {
 
   // One token and all 64 outputs, so that the weights are one stream; the totals stay in registers.
   template <class Isa>
-  static void stream(const uint8_t* w, const Input& x, int n, float* totals) {
+  static void stream(const uint8_t* w, const Input& x, bool resume, int n, float* totals) {
     typename Isa::F total[4];
     GPT2FAST_UNROLL
-    for (int v = 0; v < 4; ++v) total[v] = Isa::zero();
+    for (int v = 0; v < 4; ++v) total[v] = resume ? Isa::load(totals + 16 * v) : Isa::zero();
     for (int b = 0; b < n; ++b, w += Format::kBytes) {
       typename Isa::I acc[1][4];
       dots<Isa, 1, 4>(w, 0, {x.q + b * kBlock, nullptr, x.sum + b, x.width, x.stride}, acc);
