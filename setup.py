@@ -1,12 +1,15 @@
 """Build the native core and the Cython modules; every other setting is in pyproject.toml.
 
-The files of csrc/targets are compiled each with its own instruction-set flags, everything else for the plain baseline of
-the architecture. GPT2FAST_SANITIZE=address,undefined builds with those sanitizers.
+Each file of csrc/targets is compiled with its own instruction-set flags, everything else for the
+plain baseline. `python setup.py build_ext --inplace` compiles only what changed;
+GPT2FAST_SANITIZE=address,undefined builds with those sanitizers, GPT2FAST_EVEX_VNNI=1 a test of
+the avx_vnni target for AVX-512 machines.
 """
 
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -16,54 +19,68 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MSVC = sys.platform == "win32"
-MACHINE = {"AMD64": "x86_64", "ARM64": "aarch64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+MACHINE = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
 if sys.maxsize < 2**32 or MACHINE not in ("x86_64", "aarch64"):
-    sys.exit(f"gpt2fast needs a 64-bit x86 or Arm Python; this one runs on {MACHINE}, {sys.maxsize.bit_length() + 1} bits")
+    sys.exit(f"gpt2fast runs on 64-bit x86 and Arm, not on {platform.architecture()[0]} {MACHINE}")
 
-AVX2 = ["/arch:AVX2"] if MSVC else ["-mavx2", "-mfma", "-mf16c"]
-AVX512 = ["/arch:AVX512"] if MSVC else [*AVX2, *(f"-mavx512{x}" for x in ("f", "bw", "dq", "vl", "vnni"))]
-# What each file of csrc/targets may use. gcc 12 sees uninitialised registers in its own AVX-512 headers.
-TARGETS = {
-    "x86_64": {"avx512_vnni": [*AVX512, *([] if MSVC else ["-Wno-uninitialized", "-Wno-maybe-uninitialized"])], "avx2": AVX2},
-    "aarch64": {"neon": []},
-}[MACHINE] | {"scalar": []}
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))]
+EVEX = bool(os.environ.get("GPT2FAST_EVEX_VNNI"))  # a test build: csrc/isa/avx_vnni.h
+VNNI = [*AVX512, "-DGPT2FAST_EVEX_VNNI"] if EVEX else [*AVX2, "-mavxvnni"]
+V82 = "-march=armv8.2-a+dotprod"
+CALM = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12's AVX-512 headers
+TARGETS = {  # what each file of csrc/targets may use; scalar is the specification, no fast path
+    "x86_64": {
+        "avx512_vnni": [*AVX512, *CALM], "avx_vnni": VNNI, "avx2": AVX2, "scalar": ["-O2"]
+    },
+    "aarch64": {"neon_i8mm": [V82 + "+i8mm"], "neon_dotprod": [V82], "neon": [], "scalar": ["-O2"]},
+}[MACHINE]
+SANITIZE = os.environ.get("GPT2FAST_SANITIZE", "")
+C = [] if MSVC else ["-O3", "-g0", "-pthread", "-ffp-contract=off", "-fvisibility=hidden"]
+CPP = ["-std=c++20", "-fno-math-errno", "-Wall", "-Wextra"]
+CPP = ["/std:c++20", "/O2", "/EHsc", "/fp:precise"] if MSVC else [*C, *CPP]
+CPP += ["-DGPT2FAST_EVEX_VNNI"] if EVEX else []
+LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1"] if SANITIZE else []
+ARCH = {"avx512_vnni": ["/arch:AVX512"], "avx_vnni": ["/arch:AVX2"], "avx2": ["/arch:AVX2"]}
+FLAGS = {
+    str(Path("csrc/targets", f"{name}.cpp")): ARCH.get(name, []) if MSVC else flags
+    for name, flags in TARGETS.items()
+}
 
-COMPILE = ["/std:c++20", "/O2", "/fp:precise"] if MSVC else [
-    "-std=c++20", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g0", "-Wall", "-Wextra"]  # fmt: skip
-SANITIZE = [f"-fsanitize={s}" for s in (os.environ.get("GPT2FAST_SANITIZE"),) if s]
-CORE = [f for f in sorted(glob("csrc/*.cpp"))]
-HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
 
+class Build(build_ext):
+    """Compile each file with its own flags, if it or what it may include is newer; always link."""
 
-class BuildTargets(build_ext):
-    """Compile each target file with its own flags and link the objects into the core."""
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = str(Path(self.build_temp, SANITIZE))
+        self.recompile, self.force = self.force, True
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.name == "gpt2fast._core":
-            ext.extra_objects = [self.target_object(name, flags, ext) for name, flags in TARGETS.items()]
+        def compiled(source: str) -> str:
+            [built] = self.compiler.object_filenames([source], output_dir=self.build_temp)
+            newest = max(Path(f).stat().st_mtime for f in (source, *ext.depends))
+            if self.recompile or not Path(built).exists() or Path(built).stat().st_mtime < newest:
+                flags = [*ext.extra_compile_args, *LINK, *FLAGS.get(source, [])]
+                self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags,
+                                      include_dirs=ext.include_dirs)  # fmt: skip
+            return built
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects = list(pool.map(compiled, ext.sources))
+        ext.sources = []
         super().build_extension(ext)
 
-    def target_object(self, name: str, flags: list[str], ext: Extension) -> str:
-        source = Path("csrc/targets", f"{name}.cpp")
-        built = Path(self.build_temp, source).with_suffix(".obj" if MSVC else ".o")
-        newest = max(Path(f).stat().st_mtime for f in (source, "setup.py", *HEADERS))
-        if self.force or not built.exists() or built.stat().st_mtime < newest:
-            # The scalar target is the specification, not a fast path, and four times the work for the optimiser at -O3.
-            level = [] if MSVC or name != "scalar" else ["-O2"]
-            self.compiler.compile([str(source)], output_dir=self.build_temp, include_dirs=["csrc"],
-                                  extra_postargs=[*ext.extra_compile_args, *level, *flags])  # fmt: skip
-        return str(built)
+
+def extension(name: str, sources: list[str], depends: list[str], language: str) -> Extension:
+    return Extension(f"gpt2fast.{name}", sources, depends=[*depends, "setup.py"], language=language,
+                     include_dirs=["csrc", "gpt2fast", get_include()], extra_link_args=LINK,
+                     extra_compile_args=CPP if language == "c++" else C)  # fmt: skip
 
 
-def cython(name: str, **options: object) -> Extension:
-    flags = [] if MSVC else ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
-    return Extension(f"gpt2fast.{name}", [f"gpt2fast/{name}.pyx"], include_dirs=["csrc", "gpt2fast"],
-                     depends=[*glob("gpt2fast/*.pxi"), *glob("gpt2fast/*.h"), "csrc/api.h"],
-                     extra_compile_args=[*flags, *SANITIZE], extra_link_args=SANITIZE)  # fmt: skip
-
-
-core = Extension("gpt2fast._core", CORE, include_dirs=["csrc", get_include()], language="c++",
-                 depends=[*HEADERS, *glob("csrc/targets/*.cpp"), "setup.py"],
-                 extra_compile_args=[*COMPILE, *SANITIZE], extra_link_args=SANITIZE)  # fmt: skip
-modules = cythonize([cython("_bpe"), cython("_generate")], build_dir="build", language_level=3)
-setup(ext_modules=[core, *modules], cmdclass={"build_ext": BuildTargets})
+headers = glob("csrc/**/*.h", recursive=True)
+core = extension("_core", [*sorted(glob("csrc/*.cpp")), *FLAGS], headers, "c++")
+parts = [*glob("gpt2fast/*.pxi"), *glob("gpt2fast/*.h"), "csrc/api.h"]
+modules = [extension(name, [f"gpt2fast/{name}.pyx"], parts, "c") for name in ("_bpe", "_generate")]
+modules = cythonize(modules, build_dir="build", language_level=3)
+setup(ext_modules=[core, *modules], cmdclass={"build_ext": Build})

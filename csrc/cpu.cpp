@@ -60,17 +60,20 @@ const char* missing_avx2(const CpuFacts& f) {
   return "";
 }
 
-const char* missing_avx_vnni(const CpuFacts& f) {
-  if (const char* reason = missing_avx2(f); *reason) return reason;
-  return has(f.leaf7_1_eax, 4) ? "" : "the CPU lacks AVX-VNNI";
-}
-
 const char* missing_avx512_vnni(const CpuFacts& f) {
   if (const char* reason = missing_avx2(f); *reason) return reason;
   if ((f.xcr0 & kZmm) != kZmm) return "the operating system does not save the AVX-512 registers";
   for (int bit : {16, 17, 30, 31})  // F, DQ, BW, VL
     if (!has(f.leaf7_ebx, bit)) return "the CPU lacks AVX-512 F, DQ, BW or VL";
   return has(f.leaf7_ecx, 11) ? "" : "the CPU lacks AVX512-VNNI";
+}
+
+const char* missing_avx_vnni(const CpuFacts& f) {
+#if defined(GPT2FAST_EVEX_VNNI)  // a test build, see isa/avx_vnni.h
+  return missing_avx512_vnni(f);
+#endif
+  if (const char* reason = missing_avx2(f); *reason) return reason;
+  return has(f.leaf7_1_eax, 4) ? "" : "the CPU lacks AVX-VNNI";
 }
 
 }  // namespace

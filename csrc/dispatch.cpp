@@ -9,11 +9,11 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #define GPT2FAST_X86(table) &table
 #define GPT2FAST_ARM(table) nullptr
-extern const gpt2fast::Kernels gpt2fast_target_avx512_vnni, gpt2fast_target_avx2;
+extern const gpt2fast::Kernels gpt2fast_target_avx512_vnni, gpt2fast_target_avx_vnni, gpt2fast_target_avx2;
 #elif defined(__aarch64__)
 #define GPT2FAST_X86(table) nullptr
 #define GPT2FAST_ARM(table) &table
-extern const gpt2fast::Kernels gpt2fast_target_neon;
+extern const gpt2fast::Kernels gpt2fast_target_neon_i8mm, gpt2fast_target_neon_dotprod, gpt2fast_target_neon;
 #else
 #define GPT2FAST_X86(table) nullptr
 #define GPT2FAST_ARM(table) nullptr
@@ -30,7 +30,10 @@ struct Target {
 
 constexpr Target kTargets[] = {
     {"avx512_vnni", GPT2FAST_X86(gpt2fast_target_avx512_vnni)},
+    {"avx_vnni", GPT2FAST_X86(gpt2fast_target_avx_vnni)},
     {"avx2", GPT2FAST_X86(gpt2fast_target_avx2)},
+    {"neon_i8mm", GPT2FAST_ARM(gpt2fast_target_neon_i8mm)},
+    {"neon_dotprod", GPT2FAST_ARM(gpt2fast_target_neon_dotprod)},
     {"neon", GPT2FAST_ARM(gpt2fast_target_neon)},
     {"scalar", &gpt2fast_target_scalar},
 };

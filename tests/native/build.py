@@ -8,43 +8,54 @@ The flags of a target are read from setup.py, so that the two builds cannot drif
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 
 
-def target_flags(machine: str) -> dict[str, list[str]]:
-    """The flags of each file of csrc/targets that setup.py compiles for a machine."""
-    names = {"AVX2", "AVX512", "TARGETS"}
-    found = [
+def settings(machine: str) -> dict[str, Any]:
+    """The flags of setup.py for a machine: CPP of all files, TARGETS of each of csrc/targets."""
+    scope: dict[str, Any] = {"MSVC": False, "MACHINE": machine, "os": os, "Path": Path}
+    given = set(scope)
+    constants: list[ast.stmt] = [
         node
         for node in ast.parse((ROOT / "setup.py").read_text()).body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        if node.targets[0].id in names
+        if node.targets[0].id.isupper() and node.targets[0].id not in given
     ]
-    scope: dict[str, object] = {"MSVC": False, "MACHINE": machine}
-    exec(compile(ast.Module(found, []), "setup.py", "exec"), scope)
-    flags = scope["TARGETS"]
-    assert isinstance(flags, dict)
-    return flags
+    exec(compile(ast.Module(constants, []), "setup.py", "exec"), scope)
+    return scope
 
 
-def build(compiler: str, folder: Path, extra: list[str] | None = None, link: str = "-static") -> Path:
+def for_compiler(compiler: str, flags: list[str]) -> list[str]:
+    """The flags without those that calm gcc's headers, if this is another compiler."""
+    return [f for f in flags if "clang" not in compiler or not f.startswith("-Wno-")]
+
+
+def build(
+    compiler: str,
+    folder: Path,
+    extra: list[str] | None = None,
+    link: str = "-static",
+    evex: bool = False,
+) -> Path:
     """Compile and link the checker into `folder`; return the program."""
     machine = subprocess.run(
         [compiler, "-dumpmachine"], capture_output=True, text=True, check=True
     ).stdout.split("-")[0]
-    base = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", *WARNINGS]
-    base += [*(extra or []), f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'native'}"]
-    flags = target_flags(machine)
-    sources = {p: [] for p in sorted((ROOT / "csrc").glob("*.cpp")) if p.name != "module.cpp"}
-    sources |= {ROOT / "csrc" / "targets" / f"{name}.cpp": own for name, own in flags.items()}
+    setup = settings(machine, evex)
+    base = [compiler, *setup["CPP"], "-Werror", *(extra or [])]
+    base += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'native'}"]
+    sources: dict[Path, list[str]] = {path: [] for path in sorted((ROOT / "csrc").glob("*.cpp"))}
+    del sources[ROOT / "csrc" / "module.cpp"]
+    for name, flags in setup["TARGETS"].items():
+        own = for_compiler(compiler, flags)
+        sources[ROOT / "csrc" / "targets" / f"{name}.cpp"] = own
     sources[ROOT / "tests" / "native" / "check.cpp"] = []
-    if "clang" in compiler:  # the flags that calm gcc's headers
-        sources = {p: [f for f in own if not f.startswith("-Wno-")] for p, own in sources.items()}
     jobs = []
     for source, own in sources.items():
         target = folder / f"{source.stem}.o"
