@@ -1,7 +1,7 @@
-// The plain C table that module.cpp exports as the capsule "gpt2fast._core._C_API".
+// The plain C table that module_model.cpp exports as the capsule "gpt2fast._core._C_API".
 //
-// The Cython token loop (gpt2fast/_generate.pyx) runs without the GIL and therefore calls the core through function
-// pointers, not through Python. Nothing here throws: every entry returns a Status.
+// The Cython token loop (gpt2fast/_generate.pyx) runs without the GIL and therefore calls the core
+// through function pointers, not through Python. Nothing here throws: every entry returns a Status.
 #pragma once
 
 #include <stddef.h>
@@ -18,14 +18,18 @@ typedef enum {
   GPT2FAST_INTERRUPTED = 3,    // poll() returned nonzero (a Python signal handler raised); likewise
   GPT2FAST_NOT_FINITE = 4,     // an activation or a logit is NaN or infinite; likewise
   GPT2FAST_OUT_OF_MEMORY = 5,  // the cache or a work buffer could not be allocated; likewise
-  GPT2FAST_BAD_ARGUMENT = 6    // a token outside the vocabulary, or more tokens than the context holds
+  GPT2FAST_BAD_ARGUMENT =
+      6  // a token outside the vocabulary, or more tokens than the context holds
 } gpt2fast_status;
 
-typedef struct gpt2fast_model gpt2fast_model;  // PyCapsule "gpt2fast.model" of _core.Model.capsule()
-typedef struct gpt2fast_cache gpt2fast_cache;  // PyCapsule "gpt2fast.cache" of _core.Cache.capsule()
+typedef struct gpt2fast_model
+    gpt2fast_model;  // PyCapsule "gpt2fast.model" of _core.Model.capsule()
+typedef struct gpt2fast_cache
+    gpt2fast_cache;  // PyCapsule "gpt2fast.cache" of _core.Cache.capsule()
 
-// One sequence's share of a forward pass: `tokens` are appended to `cache`, and the logits of the last n_rows of them
-// are written to logits[n_rows][n_vocab]. n_rows may be 0; a cache stands in one span of a call only.
+// One sequence's share of a forward pass: `tokens` are appended to `cache`, and the logits of the
+// last n_rows of them are written to logits[n_rows][n_vocab]. n_rows may be 0; a cache stands in
+// one span of a call only.
 typedef struct {
   gpt2fast_cache* cache;
   const int32_t* tokens;
@@ -35,12 +39,13 @@ typedef struct {
 } gpt2fast_span;
 
 typedef struct {
-  int32_t threads;             // for steps (as many tokens as spans); >= 1
-  int32_t prompt_threads;      // for anything longer; >= 1
-  int32_t chunk;               // tokens of a prompt processed and committed at a time; 0 means 512
+  int32_t threads;         // for steps (as many tokens as spans); >= 1
+  int32_t prompt_threads;  // for anything longer; >= 1
+  int32_t chunk;           // tokens of a prompt processed and committed at a time; 0 means 512
   const volatile int32_t* cancel;  // may be NULL
-  double deadline;             // on the clock of now(), in seconds; 0 means none
-  int (*poll)(void* context);  // may be NULL; called on the calling thread between layers, at most every 50 ms
+  double deadline;                 // on the clock of now(), in seconds; 0 means none
+  int (*poll)(void* context);  // may be NULL; called on the calling thread between layers, at most
+                               // every 50 ms
   void* poll_context;
 } gpt2fast_control;
 
@@ -51,13 +56,15 @@ typedef struct {
   int32_t (*n_vocab)(const gpt2fast_model* model);
   int32_t (*n_ctx)(const gpt2fast_model* model);
   int32_t (*cache_length)(const gpt2fast_cache* cache);
-  void (*cache_truncate)(gpt2fast_cache* cache, int32_t length);  // keeps the first `length` positions
-  double (*now)(void);                                            // monotonic seconds
-  // The core's own elementary functions, the same bits on every CPU; in and out may be the same buffer.
+  void (*cache_truncate)(gpt2fast_cache* cache,
+                         int32_t length);  // keeps the first `length` positions
+  double (*now)(void);                     // monotonic seconds
+  // The core's own elementary functions, the same bits on every CPU; in and out may be the same
+  // buffer.
   void (*exp)(const float* in, float* out, size_t n);
   void (*log)(const float* in, float* out, size_t n);
-  float (*max)(const float* in, size_t n);         // n >= 1
-  float (*sum)(const float* in, size_t n);         // in the order of DESIGN's virtual lanes
+  float (*max)(const float* in, size_t n);  // n >= 1
+  float (*sum)(const float* in, size_t n);  // in the order of DESIGN's virtual lanes
   // out[i] = exp((in[i] - shift) * scale), returning their sum in virtual-lane order
   float (*exp_sum)(const float* in, float shift, float scale, float* out, size_t n);
 } gpt2fast_api;

@@ -37,7 +37,9 @@ Leaf cpuid(uint32_t leaf, uint32_t sub) {
 uint64_t read_xcr0() {
 #if defined(__GNUC__)
   uint32_t low, high;
-  asm volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));  // xgetbv, which old assemblers lack
+  asm volatile(".byte 0x0f, 0x01, 0xd0"
+               : "=a"(low), "=d"(high)
+               : "c"(0));  // xgetbv, which old assemblers lack
   return static_cast<uint64_t>(high) << 32 | low;
 #else
   return _xgetbv(0);
@@ -115,8 +117,10 @@ const char* missing_for(const char* target, const CpuFacts& f) {
   if (is("avx_vnni")) return missing_avx_vnni(f);
   if (is("avx512_vnni")) return missing_avx512_vnni(f);
   if (is("neon")) return f.neon ? "" : "the CPU lacks NEON";
-  if (is("neon_dotprod")) return f.neon && f.dotprod ? "" : "the CPU lacks the dot product instructions of Armv8.2";
-  if (is("neon_i8mm")) return f.neon && f.dotprod && f.i8mm ? "" : "the CPU lacks the int8 instructions of Armv8.6";
+  if (is("neon_dotprod"))
+    return f.neon && f.dotprod ? "" : "the CPU lacks the dot product instructions of Armv8.2";
+  if (is("neon_i8mm"))
+    return f.neon && f.dotprod && f.i8mm ? "" : "the CPU lacks the int8 instructions of Armv8.6";
   return "not a target";
 }
 

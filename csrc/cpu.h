@@ -1,8 +1,9 @@
-// What this CPU can do and what its operating system lets it do, as plain facts that tests can forge.
+// What this CPU can do and what its operating system lets it do, as plain facts that tests can
+// forge.
 //
-// An instruction set counts only if the CPU reports it (CPUID, getauxval, sysctl) and, for the wide registers of x86, the
-// operating system saves them (XCR0, read by XGETBV when CPUID says OSXSAVE): hypervisors and old kernels report AVX-512
-// that faults.
+// An instruction set counts only if the CPU reports it (CPUID, getauxval, sysctl) and, for the wide
+// registers of x86, the operating system saves them (XCR0, read by XGETBV when CPUID says OSXSAVE):
+// hypervisors and old kernels report AVX-512 that faults.
 #pragma once
 
 #include <cstdint>

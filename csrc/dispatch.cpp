@@ -9,11 +9,13 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #define GPT2FAST_X86(table) &table
 #define GPT2FAST_ARM(table) nullptr
-extern const gpt2fast::Kernels gpt2fast_target_avx512_vnni, gpt2fast_target_avx_vnni, gpt2fast_target_avx2;
+extern const gpt2fast::Kernels gpt2fast_target_avx512_vnni, gpt2fast_target_avx_vnni,
+    gpt2fast_target_avx2;
 #elif defined(__aarch64__)
 #define GPT2FAST_X86(table) nullptr
 #define GPT2FAST_ARM(table) &table
-extern const gpt2fast::Kernels gpt2fast_target_neon_i8mm, gpt2fast_target_neon_dotprod, gpt2fast_target_neon;
+extern const gpt2fast::Kernels gpt2fast_target_neon_i8mm, gpt2fast_target_neon_dotprod,
+    gpt2fast_target_neon;
 #else
 #define GPT2FAST_X86(table) nullptr
 #define GPT2FAST_ARM(table) nullptr
@@ -51,15 +53,18 @@ const Kernels& find(const std::string& name, const char* origin) {
     const std::string reason = missing(target);
     if (target.name == name) {
       if (reason.empty()) return *target.kernels;
-      throw std::invalid_argument(std::string(origin) + " is '" + name + "', which this machine cannot run: " + reason);
+      throw std::invalid_argument(std::string(origin) + " is '" + name +
+                                  "', which this machine cannot run: " + reason);
     }
     if (reason.empty()) usable += (usable.empty() ? "" : ", ") + std::string(target.name);
   }
-  throw std::invalid_argument(std::string(origin) + " is '" + name + "', which is no target; usable here: " + usable);
+  throw std::invalid_argument(std::string(origin) + " is '" + name +
+                              "', which is no target; usable here: " + usable);
 }
 
 const Kernels& choose() {
-  if (const char* name = std::getenv("GPT2FAST_TARGET"); name && *name) return find(name, "GPT2FAST_TARGET");
+  if (const char* name = std::getenv("GPT2FAST_TARGET"); name && *name)
+    return find(name, "GPT2FAST_TARGET");
   for (const Target& target : kTargets)
     if (missing(target).empty()) return *target.kernels;
   return gpt2fast_target_scalar;

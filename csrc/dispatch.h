@@ -1,7 +1,7 @@
 // The targets of this build, best first, and the one in use.
 //
-// The best supported one is chosen at first use; GPT2FAST_TARGET or force_target() choose another. An unknown or
-// unsupported name is an error, never a silent fallback.
+// The best supported one is chosen at first use; GPT2FAST_TARGET or force_target() choose another.
+// An unknown or unsupported name is an error, never a silent fallback.
 #pragma once
 
 #include <string>
@@ -16,8 +16,9 @@ struct TargetState {
   std::string missing;  // empty if this machine runs it
 };
 
-std::vector<TargetState> targets();         // all that the project has, best first
-const Kernels& active();                    // throws std::invalid_argument if GPT2FAST_TARGET names no usable target
-void force_target(const std::string& name);  // "" returns to the automatic choice; throws std::invalid_argument
+std::vector<TargetState> targets();  // all that the project has, best first
+const Kernels& active();  // throws std::invalid_argument if GPT2FAST_TARGET names no usable target
+void force_target(
+    const std::string& name);  // "" returns to the automatic choice; throws std::invalid_argument
 
 }  // namespace gpt2fast

@@ -1,91 +1,11 @@
 #include "gpt2.h"
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <stdexcept>
 
-#include "dispatch.h"
-#include "thread_pool.h"
-#include "workspace.h"
+#include "pass.h"
 
 namespace gpt2fast {
-namespace {
-
-// A row of a pass: one token of one sequence.
-struct Row {
-  int32_t token, position;
-  int wanted;  // its place among the rows whose logits are asked for, or -1
-};
-
-// A sequence's part of a pass, and a piece of attention work: up to 32 queries of one head over all they see, or, for a
-// step, one query of one head over one block of positions.
-struct Sequence {
-  KvCache* cache;
-  int first, n, position;  // rows first to first + n - 1, absolute position of the first
-  std::vector<uint8_t*> pages;
-};
-struct AttentionItem {
-  int sequence, head, begin, n;  // queries begin to begin + n - 1 of the sequence; for a step begin is the block
-};
-
-// Everything of one pass: the rows in hand, their buffers, and the decision to stop.
-class Pass {
- public:
-  Pass(const Model& model, const gpt2fast_control& control, Team& team, Workspace& w, float* hidden, int hidden_rows,
-       int hidden_first)
-      : m_(model), c_(model.config), k_(active()), control_(control), team_(team), w_(w), hidden_(hidden),
-        hidden_rows_(hidden_rows), hidden_first_(hidden_first), quantized_(model.dtype == Dtype::int8) {}
-
-  void add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows);
-  gpt2fast_status run();
-
- private:
-  void forward(int thread);
-  void embed();
-  void norm(const Norm& norm);
-  void attention(int layer, int thread);
-  void attend_prompt(int layer, const AttentionItem& item, int thread);
-  void attend_step(int layer, const AttentionItem& item, int thread);
-  void collect(int row);
-  void head(int thread);
-  void linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer = 0);
-  void record(int layer);
-  bool keep_going(int layer, int thread);
-  gpt2fast_status interrupted();
-  void plan_attention();
-  float* row_of(const Buffer& b, int row) const { return b.as<float>() + static_cast<size_t>(row) * width(c_.n_embd); }
-  float* hidden_of(int layer, int row) const {
-    return hidden_ + (static_cast<size_t>(layer) * hidden_rows_ + hidden_first_ + row) * c_.n_embd;
-  }
-  float* partial_of(int sequence, int head, int block) const {
-    const size_t i = (static_cast<size_t>(sequence) * c_.n_head + head) * Workspace::span_blocks(c_) + block;
-    return w_.partials.as<float>() + i * partial_width(c_.head_dim());
-  }
-
-  const Model& m_;
-  const Config& c_;
-  const Kernels& k_;
-  const gpt2fast_control& control_;
-  Team& team_;
-  Workspace& w_;
-  float* hidden_;
-  int hidden_rows_, hidden_first_;
-  const bool quantized_;
-
-  std::vector<Row> rows_;
-  std::vector<float*> logits_;  // of the rows asked for
-  std::vector<Sequence> sequences_;
-  std::vector<int> sequence_of_;  // of each row
-  std::vector<AttentionItem> items_;
-  std::vector<KvSlot> slots_;  // of each row
-  double polled_ = now();
-  gpt2fast_status verdict_[2] = {GPT2FAST_OK, GPT2FAST_OK};
-  std::atomic<bool> finite_{true};
-};
-
-// --- the model -------------------------------------------------------------------------------------------------------
 
 void Pass::forward(int thread) {
   embed();
@@ -108,14 +28,15 @@ void Pass::forward(int thread) {
 void Pass::embed() {
   team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
     const Row& row = rows_[static_cast<size_t>(r)];
-    k_.embed[static_cast<int>(m_.dtype)]({m_.wte.bytes, m_.wpe, row.token, row.position, c_.n_embd, row_of(w_.x, r)});
+    k_.embed[static_cast<int>(m_.dtype)](
+        {m_.wte.bytes, m_.wpe, row.token, row.position, c_.n_embd, row_of(w_.x, r)});
   });
 }
 
 void Pass::norm(const Norm& norm) {
   team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
-    k_.layer_norm({row_of(w_.x, r), norm.weight, norm.bias, c_.layer_norm_epsilon, c_.n_embd, r, w_.narrow.rows, quantized_,
-                   nullptr});
+    k_.layer_norm({row_of(w_.x, r), norm.weight, norm.bias, c_.layer_norm_epsilon, c_.n_embd, r,
+                   w_.narrow.rows, quantized_, nullptr});
   });
 }
 
@@ -123,10 +44,12 @@ void Pass::norm(const Norm& norm) {
 void Pass::head(int thread) {
   team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
     const int wanted = rows_[static_cast<size_t>(r)].wanted;
-    if (!k_.finite(row_of(w_.x, r), static_cast<size_t>(c_.n_embd))) finite_.store(false, std::memory_order_relaxed);
+    if (!k_.finite(row_of(w_.x, r), static_cast<size_t>(c_.n_embd)))
+      finite_.store(false, std::memory_order_relaxed);
     if (wanted < 0 && !hidden_) return;
-    k_.layer_norm({row_of(w_.x, r), m_.ln_f.weight, m_.ln_f.bias, c_.layer_norm_epsilon, c_.n_embd, hidden_ ? r : wanted,
-                   w_.narrow.rows, quantized_, hidden_ ? hidden_of(c_.n_layer, r) : nullptr});
+    k_.layer_norm({row_of(w_.x, r), m_.ln_f.weight, m_.ln_f.bias, c_.layer_norm_epsilon, c_.n_embd,
+                   hidden_ ? r : wanted, w_.narrow.rows, quantized_,
+                   hidden_ ? hidden_of(c_.n_layer, r) : nullptr});
   });
   if (!logits_.empty()) linear({m_.lm_head, nullptr}, w_.narrow, thread, Store::output);
 }
@@ -143,207 +66,6 @@ void Pass::attention(int layer, int thread) {
   team_.for_each(static_cast<int>(rows_.size()), [&](int r) { collect(r); });
 }
 
-// --- its parts -------------------------------------------------------------------------------------------------------
-
-// Pieces are runs of output blocks, times groups of rows where there are too few blocks to go round.
-void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer) {
-  const int n = static_cast<int>(store == Store::output ? logits_.size() : rows_.size());
-  const int n_blocks = blocks(l.weight.n_out), threads = team_.threads();
-  const int run = std::max(1, n_blocks / (16 * threads));
-  const int runs = (n_blocks + run - 1) / run;
-  const int groups = threads == 1 ? 1 : std::clamp((4 * threads + runs - 1) / runs, 1, (n + 47) / 48);
-  LinearCall call{};
-  call.weights = l.weight.bytes;
-  call.bias = l.bias;
-  call.n_in = l.weight.n_in;
-  call.n_out = l.weight.n_out;
-  call.x = x.rows;
-  call.store = store;
-  call.activation = c_.activation;
-  call.logits = logits_.data();
-  call.y = (store == Store::qkv ? w_.q : w_.x).as<float>();
-  call.y_width = width(c_.n_embd);
-  call.out = w_.inner.rows;
-  call.head_dim = c_.head_dim();
-  call.n_embd = c_.n_embd;
-  if (store == Store::qkv) {
-    call.cache_f16 = sequences_[0].cache->layout().f16;
-    call.slots = slots_.data();
-    call.cache_offset = sequences_[0].cache->layout().layer_bytes() * static_cast<size_t>(layer);
-  }
-  call.sums = w_.scratch[static_cast<size_t>(thread)].as<float>();
-  team_.for_each(runs * groups, [&](int piece) {
-    LinearCall part = call;
-    const int i = piece / groups, g = piece % groups;
-    part.block_begin = i * run;
-    part.block_end = std::min(part.block_begin + run, n_blocks);
-    part.row_begin = static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
-    part.row_end = static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
-    k_.linear[static_cast<int>(m_.dtype)](part);
-  });
-}
-
-void Pass::attend_prompt(int layer, const AttentionItem& item, int thread) {
-  const Sequence& s = sequences_[static_cast<size_t>(item.sequence)];
-  const PageLayout& layout = s.cache->layout();
-  const int hd = c_.head_dim(), pw = partial_width(hd);
-  float* work = w_.scratch[static_cast<size_t>(thread)].as<float>() + Workspace::sums(w_.rows);
-  float* partials = work + attend_work(hd);
-  const int position = s.position + item.begin, row = s.first + item.begin;
-  const size_t stride = static_cast<size_t>(kQueryTile) * pw;
-  for (int b = 0; b <= (position + item.n - 1) / kSpan; ++b)
-    k_.attend({row_of(w_.q, row) + item.head * hd, width(c_.n_embd), item.n, position, b * kSpan, s.pages.data(),
-               layout.k_offset(layer, item.head), layout.v_offset(layer, item.head), hd, c_.attention_scale(layer),
-               layout.f16, partials + b * stride, work});
-  for (int t = 0; t < item.n; ++t)
-    k_.combine({partials + t * pw, stride, (position + t) / kSpan + 1, hd, row_of(w_.attended, row + t) + item.head * hd});
-}
-
-void Pass::attend_step(int layer, const AttentionItem& item, int thread) {
-  const Sequence& s = sequences_[static_cast<size_t>(item.sequence)];
-  const PageLayout& layout = s.cache->layout();
-  const int hd = c_.head_dim();
-  float* work = w_.scratch[static_cast<size_t>(thread)].as<float>() + Workspace::sums(w_.rows);
-  k_.attend({row_of(w_.q, s.first) + item.head * hd, width(c_.n_embd), 1, s.position, item.begin * kSpan, s.pages.data(),
-             layout.k_offset(layer, item.head), layout.v_offset(layer, item.head), hd, c_.attention_scale(layer), layout.f16,
-             partial_of(item.sequence, item.head, item.begin), work});
-}
-
-// A step's blocks are combined here; then the row becomes the projection's input.
-void Pass::collect(int row) {
-  const int i = sequence_of_[static_cast<size_t>(row)];
-  const Sequence& s = sequences_[static_cast<size_t>(i)];
-  const int hd = c_.head_dim();
-  float* attended = row_of(w_.attended, row);
-  if (s.n == 1)
-    for (int head = 0; head < c_.n_head; ++head)
-      k_.combine({partial_of(i, head, 0), static_cast<size_t>(partial_width(hd)), s.position / kSpan + 1, hd,
-                  attended + head * hd});
-  k_.put(attended, row, quantized_, w_.narrow.rows);
-}
-
-void Pass::record(int layer) {
-  if (!hidden_) return;
-  team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
-    std::memcpy(hidden_of(layer, r), row_of(w_.x, r), static_cast<size_t>(c_.n_embd) * sizeof(float));
-  });
-}
-
-// Thread 0 looks at clock and flags while the others are in the next layer; everybody reads the verdict one layer later,
-// from the slot that is not being written. All threads leave after the same layer.
-bool Pass::keep_going(int layer, int thread) {
-  const gpt2fast_status seen = verdict_[(layer + 1) % 2];
-  if (thread == 0) verdict_[layer % 2] = seen == GPT2FAST_OK ? interrupted() : seen;
-  return seen == GPT2FAST_OK;
-}
-
-gpt2fast_status Pass::interrupted() {
-  if (control_.cancel && *control_.cancel) return GPT2FAST_CANCELLED;
-  const double time = now();
-  if (control_.deadline > 0 && time > control_.deadline) return GPT2FAST_DEADLINE;
-  if (!control_.poll || time - polled_ < 0.05) return GPT2FAST_OK;
-  polled_ = time;
-  return control_.poll(control_.poll_context) ? GPT2FAST_INTERRUPTED : GPT2FAST_OK;
-}
-
-// --- a pass and its rows ---------------------------------------------------------------------------------------------
-
-void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows) {
-  const PageLayout& layout = cache->layout();
-  cache->reserve(n);
-  const int first = static_cast<int>(rows_.size()), position = cache->length();
-  Sequence sequence{cache, first, n, position, {}};
-  for (int p = 0; p * kPage < position + n; ++p) sequence.pages.push_back(cache->page(p));
-  for (int i = 0; i < n; ++i) {
-    const int p = position + i;
-    uint8_t* page = cache->page(p / kPage);
-    float* row_logits = i >= n - n_rows ? logits + static_cast<size_t>(i - (n - n_rows)) * c_.n_vocab : nullptr;
-    rows_.push_back({tokens[i], p, row_logits ? static_cast<int>(logits_.size()) : -1});
-    if (row_logits) logits_.push_back(row_logits);
-    sequence_of_.push_back(static_cast<int>(sequences_.size()));
-    slots_.push_back({page + layout.k_offset(0, 0), page + layout.v_offset(0, 0), p % kPage});
-  }
-  sequences_.push_back(std::move(sequence));
-}
-
-// The longest pieces first: they see the most positions.
-void Pass::plan_attention() {
-  for (size_t i = 0; i < sequences_.size(); ++i) {
-    const Sequence& s = sequences_[i];
-    const int pieces = s.n > 1 ? (s.n + kQueryTile - 1) / kQueryTile : s.position / kSpan + 1;
-    for (int piece = pieces - 1; piece >= 0; --piece)
-      for (int head = 0; head < c_.n_head; ++head) {
-        const int begin = s.n > 1 ? piece * kQueryTile : piece;
-        items_.push_back({static_cast<int>(i), head, begin, s.n > 1 ? std::min(kQueryTile, s.n - begin) : 1});
-      }
-  }
-}
-
-gpt2fast_status Pass::run() {
-  plan_attention();
-  run_team(team_, [](void* self, int thread) { static_cast<Pass*>(self)->forward(thread); }, this);
-  for (gpt2fast_status verdict : verdict_)
-    if (verdict != GPT2FAST_OK) return verdict;
-  for (float* logits : logits_)
-    if (!k_.finite(logits, static_cast<size_t>(c_.n_vocab))) finite_ = false;
-  if (!finite_) return GPT2FAST_NOT_FINITE;
-  for (const Sequence& s : sequences_) s.cache->commit(s.n);
-  return GPT2FAST_OK;
-}
-
-// --- a call ----------------------------------------------------------------------------------------------------------
-
-bool valid(const Model& model, const gpt2fast_span* spans, int n_spans) {
-  const Config& c = model.config;
-  for (int i = 0; i < n_spans; ++i) {
-    const gpt2fast_span& s = spans[i];
-    const auto* cache = reinterpret_cast<const KvCache*>(s.cache);
-    if (!cache || s.n_tokens < 1 || s.n_rows < 0 || s.n_rows > s.n_tokens) return false;
-    const PageLayout &layout = cache->layout(), first = reinterpret_cast<const KvCache*>(spans[0].cache)->layout();
-    if (layout.n_layer != c.n_layer || layout.n_head != c.n_head || layout.head_dim != c.head_dim()) return false;
-    if (layout.f16 != first.f16 || s.n_tokens > c.n_ctx - cache->length()) return false;
-    for (int j = 0; j < i; ++j)
-      if (spans[j].cache == s.cache) return false;
-    for (int t = 0; t < s.n_tokens; ++t)
-      if (s.tokens[t] < 0 || s.tokens[t] >= c.n_vocab) return false;
-  }
-  return n_spans > 0;
-}
-
-gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n_spans, const gpt2fast_control& control,
-                           float* hidden) {
-  int64_t total = 0;
-  for (int i = 0; i < n_spans; ++i) total += spans[i].n_tokens;
-  const int chunk = std::max(control.chunk > 0 ? control.chunk : 512, 1);
-  const int threads = total == n_spans ? control.threads : control.prompt_threads;
-  // Steps of all sequences go together however many there are; what is longer is cut into chunks.
-  const int rows = total == n_spans ? n_spans : static_cast<int>(std::min<int64_t>(chunk, total));
-  auto workspace = model.take_workspace(rows, threads, n_spans);
-  gpt2fast_status status = GPT2FAST_OK;
-  for (int span = 0, done = 0; span < n_spans && status == GPT2FAST_OK;) {
-    Team team(threads);
-    Pass pass(model, control, team, *workspace, hidden, spans[0].n_tokens, done);
-    for (int left = rows; left > 0 && span < n_spans;) {
-      const gpt2fast_span& s = spans[span];
-      const int n = std::min(left, s.n_tokens - done), unwanted = s.n_tokens - s.n_rows;
-      const int n_rows = std::min(n, std::max(0, done + n - unwanted));
-      float* logits = n_rows ? s.logits + static_cast<size_t>(std::max(0, done - unwanted)) * model.config.n_vocab : nullptr;
-      pass.add(reinterpret_cast<KvCache*>(s.cache), s.tokens + done, n, logits, n_rows);
-      left -= n;
-      done += n;
-      if (done == s.n_tokens) {
-        ++span;
-        done = 0;
-      }
-    }
-    status = pass.run();
-  }
-  model.give_back(std::move(workspace));
-  return status;
-}
-
-}  // namespace
-
 float Config::attention_scale(int layer) const {
   double scale = scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(head_dim())) : 1.0;
   if (scale_attn_by_inverse_layer_idx) scale /= layer + 1;
@@ -351,19 +73,23 @@ float Config::attention_scale(int layer) const {
 }
 
 Activation parse_activation(const std::string& name) {
-  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Activation::gelu_tanh;
+  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh")
+    return Activation::gelu_tanh;
   if (name == "gelu") return Activation::gelu_erf;
   if (name == "relu") return Activation::relu;
   if (name == "silu") return Activation::silu;
   if (name == "tanh") return Activation::tanh;
-  throw std::invalid_argument("activation is '" + name +
-                              "'; allowed are gelu_new, gelu_fast, gelu_pytorch_tanh, gelu, relu, silu and tanh");
+  throw std::invalid_argument(
+      "activation is '" + name +
+      "'; allowed are gelu_new, gelu_fast, gelu_pytorch_tanh, gelu, relu, silu and tanh");
 }
 
-Model::Model(const Config& config, Dtype dtype, const FindTensor& find) : config(config), dtype(dtype) {
+Model::Model(const Config& config, Dtype dtype, const FindTensor& find)
+    : config(config), dtype(dtype) {
   const Config& c = config;
   if (c.n_head < 1 || c.n_embd % c.n_head)
-    throw std::invalid_argument("n_embd is " + std::to_string(c.n_embd) + ", no multiple of n_head " + std::to_string(c.n_head));
+    throw std::invalid_argument("n_embd is " + std::to_string(c.n_embd) +
+                                ", no multiple of n_head " + std::to_string(c.n_head));
   const auto floats = [&](const std::string& name, int64_t n) {
     return reinterpret_cast<const float*>(find(name, static_cast<size_t>(n) * sizeof(float)));
   };
@@ -383,44 +109,12 @@ Model::Model(const Config& config, Dtype dtype, const FindTensor& find) : config
     const std::string name = "h." + std::to_string(i) + ".";
     h.push_back({norm(name + "ln_1"), linear(name + "attn.c_attn", 3 * c.n_embd, c.n_embd),
                  linear(name + "attn.c_proj", c.n_embd, c.n_embd), norm(name + "ln_2"),
-                 linear(name + "mlp.c_fc", c.n_inner, c.n_embd), linear(name + "mlp.c_proj", c.n_embd, c.n_inner)});
+                 linear(name + "mlp.c_fc", c.n_inner, c.n_embd),
+                 linear(name + "mlp.c_proj", c.n_embd, c.n_inner)});
   }
   ln_f = norm("ln_f");
 }
 
 Model::~Model() = default;
-
-std::unique_ptr<Workspace> Model::take_workspace(int rows, int threads, int spans) const {
-  std::unique_ptr<Workspace> w;
-  // A fork may have copied the lock while another thread held it: never wait for it.
-  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock() && !idle_.empty()) {
-    w = std::move(idle_.back());
-    idle_.pop_back();
-  }
-  if (!w) w = std::make_unique<Workspace>();
-  w->resize(config, dtype == Dtype::int8, std::max(rows, w->rows), std::max(threads, w->threads), std::max(spans, w->spans));
-  return w;
-}
-
-void Model::give_back(std::unique_ptr<Workspace> workspace) const {
-  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock() && idle_.size() < 4)
-    idle_.push_back(std::move(workspace));
-}
-
-gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_spans, const gpt2fast_control& control,
-                        float* hidden) {
-  if (control.threads < 1 || control.prompt_threads < 1 || std::max(control.threads, control.prompt_threads) > kMaxThreads)
-    return GPT2FAST_BAD_ARGUMENT;
-  if (!valid(model, spans, n_spans)) return GPT2FAST_BAD_ARGUMENT;
-  try {
-    return run_passes(model, spans, n_spans, control, hidden);
-  } catch (const std::exception&) {  // bad_alloc, or the system refuses another thread
-    return GPT2FAST_OUT_OF_MEMORY;
-  }
-}
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace gpt2fast

@@ -8,7 +8,8 @@
 namespace gpt2fast {
 
 std::shared_ptr<uint8_t> KvCache::new_page() const {
-  // calloc hands out untouched zero pages of the system: a page costs memory only where it is written.
+  // calloc hands out untouched zero pages of the system: a page costs memory only where it is
+  // written.
   void* memory = std::calloc(layout_.bytes() + kBlock, 1);
   if (!memory) throw std::bad_alloc();
   std::shared_ptr<uint8_t> owner(static_cast<uint8_t*>(memory), std::free);
@@ -32,7 +33,8 @@ void KvCache::reserve(int n) {
   pages_.resize(whole);  // pages a cancelled chunk left behind
   if (own) pages_[last] = std::move(own);
   for (auto& page : fresh) pages_.push_back(std::move(page));
-  std::atomic_thread_fence(std::memory_order_acquire);  // pairs with the release of a fork that let go of the last page
+  std::atomic_thread_fence(
+      std::memory_order_acquire);  // pairs with the release of a fork that let go of the last page
 }
 
 void KvCache::truncate(int length) {

@@ -1,10 +1,12 @@
-// Keys and values of one sequence, in pages of 64 positions that forks share until one of them writes.
+// Keys and values of one sequence, in pages of 64 positions that forks share until one of them
+// writes.
 //
 //   page: [n_layer] { K [n_head][4][head_dim][16], V [n_head][64][lanes16(head_dim)] }
 //
-// K keeps 16 positions side by side because scores vectorise over positions, V position by position because value sums
-// vectorise over dimensions. The layout is the same for every CPU. A page holds all layers: appending allocates once per
-// 64 tokens. Memory is taken zeroed, so padding never holds anything but zeros.
+// K keeps 16 positions side by side because scores vectorise over positions, V position by position
+// because value sums vectorise over dimensions. The layout is the same for every CPU. A page holds
+// all layers: appending allocates once per 64 tokens. Memory is taken zeroed, so padding never
+// holds anything but zeros.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +39,8 @@ class KvCache {
   int length() const { return length_; }
   size_t bytes() const { return pages_.size() * layout_.bytes(); }
 
-  void reserve(int n);  // makes positions length() to length() + n - 1 writable; throws std::bad_alloc, changing nothing
+  void reserve(int n);  // makes positions length() to length() + n - 1 writable; throws
+                        // std::bad_alloc, changing nothing
   void commit(int n) { length_ += n; }
   void truncate(int length);  // keeps the first `length` positions
   KvCache fork() const { return *this; }

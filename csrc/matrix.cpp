@@ -42,12 +42,15 @@ const char* dtype_name(Dtype dtype) { return of(dtype).name; }
 
 size_t packed_row_bytes(Dtype dtype, int n_in) { return of(dtype).row_bytes(n_in); }
 
-size_t packed_bytes(Dtype dtype, int n_out, int n_in) { return static_cast<size_t>(blocks(n_out)) * packed_row_bytes(dtype, n_in); }
+size_t packed_bytes(Dtype dtype, int n_out, int n_in) {
+  return static_cast<size_t>(blocks(n_out)) * packed_row_bytes(dtype, n_in);
+}
 
 void pack(Dtype dtype, const float* weight, int n_out, int n_in, uint8_t* bytes) {
   const FloatEnvironment environment;
   if (!of(dtype).pack(weight, n_out, n_in, bytes))
-    throw std::invalid_argument(std::string("a weight is not finite or too large for ") + dtype_name(dtype));
+    throw std::invalid_argument(std::string("a weight is not finite or too large for ") +
+                                dtype_name(dtype));
 }
 
 void unpack_row(const PackedMatrix& matrix, int row, float* out) {

@@ -1,4 +1,5 @@
-// A view of packed weights and their shape, and what can be done with a format without knowing which one it is.
+// A view of packed weights and their shape, and what can be done with a format without knowing
+// which one it is.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,8 @@ const char* dtype_name(Dtype dtype);
 size_t packed_bytes(Dtype dtype, int n_out, int n_in);
 size_t packed_row_bytes(Dtype dtype, int n_in);  // of 64 outputs
 
-// weight[n_out][n_in] to packed_bytes() bytes; throws std::invalid_argument if a value does not fit the format.
+// weight[n_out][n_in] to packed_bytes() bytes; throws std::invalid_argument if a value does not fit
+// the format.
 void pack(Dtype dtype, const float* weight, int n_out, int n_in, uint8_t* bytes);
 // One output's weights to out[n_in].
 void unpack_row(const PackedMatrix& matrix, int row, float* out);

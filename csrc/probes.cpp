@@ -35,12 +35,14 @@ void put_rows(const float* x, int n, int d, bool quantized, RowBuffer& rows) {
   rows.resize(std::max(n, 1), d, quantized);
   std::vector<float> padded(static_cast<size_t>(width(d)));
   for (int r = 0; r < n; ++r) {
-    std::memcpy(padded.data(), x + static_cast<size_t>(r) * d, static_cast<size_t>(d) * sizeof(float));
+    std::memcpy(padded.data(), x + static_cast<size_t>(r) * d,
+                static_cast<size_t>(d) * sizeof(float));
     active().put(padded.data(), r, quantized, rows.rows);
   }
 }
 
-// Writes one position's key or value, element by element: an independent statement of the page's layout.
+// Writes one position's key or value, element by element: an independent statement of the page's
+// layout.
 void place(const PageLayout& layout, uint8_t* page, int p, const float* k, const float* v) {
   const auto write = [&](size_t at, float x) {
     if (layout.f16) {
@@ -62,7 +64,8 @@ void place(const PageLayout& layout, uint8_t* page, int p, const float* k, const
 
 }  // namespace
 
-void probe_linear(const PackedMatrix& matrix, const float* bias, const float* x, int n, float* y, int threads) {
+void probe_linear(const PackedMatrix& matrix, const float* bias, const float* x, int n, float* y,
+                  int threads) {
   const FloatEnvironment environment;
   RowBuffer rows;
   put_rows(x, n, matrix.n_in, matrix.dtype == Dtype::int8, rows);
@@ -88,14 +91,15 @@ void probe_linear(const PackedMatrix& matrix, const float* bias, const float* x,
   });
 }
 
-void probe_layer_norm(const float* x, int n, int d, const float* weight, const float* bias, float epsilon, float* y) {
+void probe_layer_norm(const float* x, int n, int d, const float* weight, const float* bias,
+                      float epsilon, float* y) {
   const FloatEnvironment environment;
   RowBuffer in, out;
   put_rows(x, n, d, false, in);
   out.resize(std::max(n, 1), d, false);
   for (int r = 0; r < n; ++r)
-    active().layer_norm({in.rows.f32 + static_cast<size_t>(r) * in.rows.width, weight, bias, epsilon, d, r, out.rows, false,
-                         y + static_cast<size_t>(r) * d});
+    active().layer_norm({in.rows.f32 + static_cast<size_t>(r) * in.rows.width, weight, bias,
+                         epsilon, d, r, out.rows, false, y + static_cast<size_t>(r) * d});
 }
 
 void probe_quantize(const float* x, int n, int d, int8_t* q, float* scale) {
@@ -106,27 +110,31 @@ void probe_quantize(const float* x, int n, int d, int8_t* q, float* scale) {
   std::memcpy(scale, rows.rows.scale, static_cast<size_t>(n) * blocks(d) * sizeof(float));
 }
 
-void probe_attention(const float* q, const float* k, const float* v, int n, int m, int n_head, int head_dim, float scale,
-                     bool f16, int threads, float* y) {
+void probe_attention(const float* q, const float* k, const float* v, int n, int m, int n_head,
+                     int head_dim, float scale, bool f16, int threads, float* y) {
   const FloatEnvironment environment;
   KvCache cache({1, n_head, head_dim, f16});
   cache.reserve(m);
   const int row = n_head * head_dim, pw = partial_width(head_dim), spans = (m + kSpan - 1) / kSpan;
   std::vector<uint8_t*> pages;
   for (int p = 0; p < m; ++p) {
-    place(cache.layout(), cache.page(p / kPage), p, k + static_cast<size_t>(p) * row, v + static_cast<size_t>(p) * row);
+    place(cache.layout(), cache.page(p / kPage), p, k + static_cast<size_t>(p) * row,
+          v + static_cast<size_t>(p) * row);
     if (p % kPage == 0) pages.push_back(cache.page(p / kPage));
   }
-  const size_t stride = static_cast<size_t>(kQueryTile) * pw, work = static_cast<size_t>(attend_work(head_dim));
+  const size_t stride = static_cast<size_t>(kQueryTile) * pw,
+               work = static_cast<size_t>(attend_work(head_dim));
   std::vector<Buffer> scratch(static_cast<size_t>(threads));
   for (Buffer& s : scratch) s.resize((work + stride * static_cast<size_t>(spans)) * sizeof(float));
   for_pieces(threads, (n + kQueryTile - 1) / kQueryTile * n_head, [&](int thread, int piece) {
-    const int begin = piece / n_head * kQueryTile, head = piece % n_head, count = std::min(kQueryTile, n - begin);
+    const int begin = piece / n_head * kQueryTile, head = piece % n_head,
+              count = std::min(kQueryTile, n - begin);
     const int position = m - n + begin;
     float* own = scratch[static_cast<size_t>(thread)].as<float>();
     for (int b = 0; b <= (position + count - 1) / kSpan; ++b)
-      active().attend({q + static_cast<size_t>(begin) * row + head * head_dim, row, count, position, b * kSpan, pages.data(),
-                       cache.layout().k_offset(0, head), cache.layout().v_offset(0, head), head_dim, scale, f16,
+      active().attend({q + static_cast<size_t>(begin) * row + head * head_dim, row, count, position,
+                       b * kSpan, pages.data(), cache.layout().k_offset(0, head),
+                       cache.layout().v_offset(0, head), head_dim, scale, f16,
                        own + work + b * stride, own});
     for (int t = 0; t < count; ++t)
       active().combine({own + work + t * pw, stride, (position + t) / kSpan + 1, head_dim,

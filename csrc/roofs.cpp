@@ -55,7 +55,7 @@ double read_rate(int threads, const uint8_t* data, size_t bytes) {
 struct Mapping {
   explicit Mapping(const std::string& path) {
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat info {};
+    struct stat info{};
     if (fd >= 0 && fstat(fd, &info) == 0) size = static_cast<size_t>(info.st_size);
     if (size > 0) data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
     if (fd >= 0) ::close(fd);
@@ -97,8 +97,8 @@ Roofs measure_roofs(int threads, size_t bytes, const std::string& path, int roun
     const Mapping file(path);
     read_rate(threads, static_cast<const uint8_t*>(file.data), file.size);  // brings it into memory
     for (int round = 0; round < rounds; ++round)
-      roofs.read_mapped =
-          std::max(roofs.read_mapped, read_rate(threads, static_cast<const uint8_t*>(file.data), file.size));
+      roofs.read_mapped = std::max(
+          roofs.read_mapped, read_rate(threads, static_cast<const uint8_t*>(file.data), file.size));
   }
 #endif
   return roofs;

@@ -16,25 +16,30 @@
 namespace gpt2fast {
 namespace {
 
+constexpr int kSpins = 2000;  // some 30 microseconds
+constexpr std::chrono::microseconds kBarrierPatience{2000};
+constexpr std::chrono::microseconds kIdlePatience{200};  // bridges the sampling between two steps
+
 // Waits until `word` differs from `seen`: spins, then yields, then sleeps.
-void wait_for_change(const std::atomic<uint32_t>& word, uint32_t seen, std::chrono::microseconds patience) {
-  for (int i = 0; i < 2000; ++i) {
+void wait_for_change(const std::atomic<uint32_t>& word, uint32_t seen, int spins,
+                     std::chrono::microseconds patience) {
+  for (int i = 0; i < spins; ++i) {
     if (word.load(std::memory_order_acquire) != seen) return;
     relax();
   }
   const auto end = std::chrono::steady_clock::now() + patience;
-  while (std::chrono::steady_clock::now() < end) {
-    for (int i = 0; i < 50; ++i) {
-      if (word.load(std::memory_order_acquire) != seen) return;
-      relax();
-    }
+  do {
     std::this_thread::yield();
-  }
+    if (word.load(std::memory_order_acquire) != seen) return;
+  } while (std::chrono::steady_clock::now() < end);
   while (word.load(std::memory_order_acquire) == seen) word.wait(seen, std::memory_order_acquire);
 }
 
-constexpr std::chrono::microseconds kBarrierPatience{2000};
-constexpr std::chrono::microseconds kIdlePatience{200};  // bridges the sampling between two steps
+// More threads than processors: whoever spins keeps another from working.
+int spins_for(int threads) {
+  static const int processors = static_cast<int>(std::thread::hardware_concurrency());
+  return threads > processors ? 0 : kSpins;
+}
 
 struct Job {
   void (*f)(void*, int) = nullptr;
@@ -54,7 +59,7 @@ class Pool {
     }
     f(context, 0);
     for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;)
-      wait_for_change(running_, left, kBarrierPatience);
+      wait_for_change(running_, left, spins_for(threads), kBarrierPatience);
   }
 
  private:
@@ -94,7 +99,7 @@ class Pool {
 
   void work(int index, Worker& own) {
     for (uint32_t done = 0;; ++done) {
-      wait_for_change(own.jobs, done, kIdlePatience);
+      wait_for_change(own.jobs, done, kSpins, kIdlePatience);
       {
         const FloatEnvironment environment;
         job_.f(job_.context, index);
@@ -111,19 +116,20 @@ class Pool {
   alignas(64) std::atomic<uint32_t> running_{0};  // helpers that have not finished the job
 };
 
-// Never destroyed: workers may sleep in it while the process exits. A forked child, which has none of its parent's
-// threads, forgets it and makes its own.
+// Never destroyed: workers may sleep in it while the process exits. A forked child, which has none
+// of its parent's threads, forgets it and makes its own.
 std::atomic<Pool*> the_pool{nullptr};
 std::mutex the_pool_mutex;
 
 Pool& pool() {
   if (Pool* p = the_pool.load(std::memory_order_acquire)) return *p;
 #if !defined(_WIN32)
-  static const int registered = pthread_atfork([] { the_pool_mutex.lock(); }, [] { the_pool_mutex.unlock(); },
-                                               [] {
-                                                 the_pool.store(nullptr, std::memory_order_release);
-                                                 the_pool_mutex.unlock();
-                                               });
+  static const int registered =
+      pthread_atfork([] { the_pool_mutex.lock(); }, [] { the_pool_mutex.unlock(); },
+                     [] {
+                       the_pool.store(nullptr, std::memory_order_release);
+                       the_pool_mutex.unlock();
+                     });
   static_cast<void>(registered);
 #endif
   const std::lock_guard lock(the_pool_mutex);
@@ -143,7 +149,7 @@ void Team::barrier() {
     generation_.store(generation + 1, std::memory_order_release);
     generation_.notify_all();
   } else {
-    wait_for_change(generation_, generation, kBarrierPatience);
+    wait_for_change(generation_, generation, spins_for(threads_), kBarrierPatience);
   }
 }
 

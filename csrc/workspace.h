@@ -1,6 +1,8 @@
-// The buffers of one call: activations of all its rows, shared by the threads, and each thread's own scratch.
+// The buffers of one call: activations of all its rows, shared by the threads, and each thread's
+// own scratch.
 #pragma once
 
+#include <cstring>
 #include <memory>
 #include <new>
 #include <vector>
@@ -57,7 +59,7 @@ struct RowBuffer {
 
 struct Workspace {
   int rows = 0, threads = 0, spans = 0;
-  Buffer x, q, attended;  // [rows][width(n_embd)]: residual stream, queries, attention's result
+  Buffer x, q, attended;    // [rows][width(n_embd)]: residual stream, queries, attention's result
   RowBuffer narrow, inner;  // inputs of n_embd and of n_inner
   Buffer partials;          // of steps: [spans][n_head][blocks of 256][partial_width]
   std::vector<Buffer> scratch;  // per thread

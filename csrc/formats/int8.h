@@ -1,13 +1,14 @@
-// int8 weights in blocks of 64 outputs x 64 inputs, each with its scales behind it: 4,224 bytes, 8.25 bits a weight.
+// int8 weights in blocks of 64 outputs x 64 inputs, each with its scales behind it: 4,224
+// bytes, 8.25 bits a weight.
 //
 //   [ceil(n_out / 64)][ceil(n_in / 64)][4224]
-//   byte (i / 4) * 256 + o * 4 + i % 4   weight of output o, input i, as q + 128: four inputs of an output side by side
-//   bytes 4096 to 4223                   float16 scale of output 0, 1, ... 63
+//   byte (i / 4) * 256 + o * 4 + i % 4   weight of output o, input i, as q + 128: four inputs of an
+//   output side by side bytes 4096 to 4223                   float16 scale of output 0, 1, ... 63
 //
-// scale = float16(absmax / 127) over the block's 64 inputs of an output; q = rint(w / scale) with that stored scale,
-// within [-127, 127]. Weights are kept unsigned because the dot product that matters (vpdpbusd) wants one unsigned
-// operand. One token reads a block row, weights and scales, as one sequential stream. Padding is q = 0 and scale 0; a
-// stored scale of 0 stores zeros.
+// scale = float16(absmax / 127) over the block's 64 inputs of an output; q = rint(w / scale) with
+// that stored scale, within [-127, 127]. Weights are kept unsigned because the dot product that
+// matters (vpdpbusd) wants one unsigned operand. One token reads a block row, weights and scales,
+// as one sequential stream. Padding is q = 0 and scale 0; a stored scale of 0 stores zeros.
 #pragma once
 
 #include "isa/float16.h"
@@ -40,7 +41,8 @@ struct Int8 {
         std::memset(bytes + kScales, 0, 2 * kBlock);
         const int inputs = n_in - ib * kBlock < kBlock ? n_in - ib * kBlock : kBlock;
         for (int o = 0; o < kBlock && ob * kBlock + o < n_out; ++o)
-          fits &= pack_output(weight + static_cast<size_t>(ob * kBlock + o) * n_in + ib * kBlock, inputs, o, bytes);
+          fits &= pack_output(weight + static_cast<size_t>(ob * kBlock + o) * n_in + ib * kBlock,
+                              inputs, o, bytes);
       }
     return fits;
   }

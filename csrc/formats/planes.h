@@ -2,8 +2,9 @@
 //
 //   [ceil(n_out / 64)][n_in][64]          output o, input i at ((o / 64) * n_in + i) * 64 + o % 64
 //
-// One token reads a block row as one sequential stream; four vectors of sixteen lanes take the sixty-four outputs.
-// Outputs beyond n_out are zero. float16 holds the nearest value, at most 65504 in magnitude, and is widened on load.
+// One token reads a block row as one sequential stream; four vectors of sixteen lanes take the
+// sixty-four outputs. Outputs beyond n_out are zero. float16 holds the nearest value, at most 65504
+// in magnitude, and is widened on load.
 #pragma once
 
 #include "isa/float16.h"
@@ -45,7 +46,9 @@ struct Float16 {
 // What both share: the layout, its packer and its reader of one row.
 template <class Format>
 struct Planes {
-  static size_t row_bytes(int n_in) { return static_cast<size_t>(n_in) * kBlock * sizeof(typename Format::Element); }
+  static size_t row_bytes(int n_in) {
+    return static_cast<size_t>(n_in) * kBlock * sizeof(typename Format::Element);
+  }
 
   // weight[n_out][n_in] to `bytes`; false if a value does not fit the format.
   static bool pack(const float* weight, int n_out, int n_in, uint8_t* bytes) {
@@ -54,14 +57,17 @@ struct Planes {
     for (int b = 0; b < blocks(n_out); ++b)
       for (int i = 0; i < n_in; ++i)
         for (int o = b * kBlock; o < (b + 1) * kBlock; ++o)
-          fits &= Format::narrow(o < n_out ? weight[static_cast<size_t>(o) * n_in + i] : 0.0f, *out++);
+          fits &=
+              Format::narrow(o < n_out ? weight[static_cast<size_t>(o) * n_in + i] : 0.0f, *out++);
     return fits;
   }
 
   // Row o (the weights of one output, or a token's embedding) to out[n_in].
   static void read_row(const uint8_t* bytes, int n_in, int o, float* out) {
-    const auto* p = reinterpret_cast<const typename Format::Element*>(bytes + o / kBlock * row_bytes(n_in));
-    for (int i = 0; i < n_in; ++i) out[i] = Format::widen(p[static_cast<size_t>(i) * kBlock + o % kBlock]);
+    const auto* p =
+        reinterpret_cast<const typename Format::Element*>(bytes + o / kBlock * row_bytes(n_in));
+    for (int i = 0; i < n_in; ++i)
+      out[i] = Format::widen(p[static_cast<size_t>(i) * kBlock + o % kBlock]);
   }
 };
 

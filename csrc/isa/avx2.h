@@ -1,8 +1,10 @@
-// AVX2 with FMA and F16C (Haswell, Zen and later): sixteen lanes are two ymm, and 16 registers hold small tiles.
+// AVX2 with FMA and F16C (Haswell, Zen and later): sixteen lanes are two ymm, and 16 registers hold
+// small tiles.
 //
-// What matters: vpmaddubsw + vpmaddwd (32 multiply-adds in two multiplies and an add) and vfmadd231ps ymm. vpmaddubsw
-// saturates at 16 bits, so the weights are made signed (one xor), and each product is |x| * (w with the sign of x): two of
-// them are at most 2 * 127 * 127 < 32768. |x| is made once per broadcast.
+// What matters: vpmaddubsw + vpmaddwd (32 multiply-adds in two multiplies and an add) and
+// vfmadd231ps ymm. vpmaddubsw saturates at 16 bits, so the weights are made signed (one xor), and
+// each product is |x| * (w with the sign of x): two of them are at most 2 * 127 * 127 < 32768. |x|
+// is made once per broadcast.
 #pragma once
 
 #include <immintrin.h>
@@ -29,7 +31,8 @@ struct Avx2 {
     __m256i value, magnitude;
   };
 
-  static constexpr int kDotTokens = 4, kDotVectors = 1, kDotWide = 4, kFmaTokens = 6, kFmaVectors = 1;
+  static constexpr int kDotTokens = 4, kDotVectors = 1, kDotWide = 4, kFmaTokens = 6,
+                       kFmaVectors = 1;
 
   GPT2FAST_INLINE __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -63,8 +66,10 @@ struct Avx2 {
   }
   GPT2FAST_INLINE void store_half(uint16_t* p, __m256 a) {
     // The second operand of vminps and vmaxps is what a NaN compares to.
-    const __m256 clipped = _mm256_min_ps(_mm256_set1_ps(65504.0f), _mm256_max_ps(_mm256_set1_ps(-65504.0f), a));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(clipped, _MM_FROUND_TO_NEAREST_INT));
+    const __m256 clipped =
+        _mm256_min_ps(_mm256_set1_ps(65504.0f), _mm256_max_ps(_mm256_set1_ps(-65504.0f), a));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(clipped, _MM_FROUND_TO_NEAREST_INT));
   }
 
   GPT2FAST_INLINE F add(F a, F b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
@@ -87,11 +92,14 @@ struct Avx2 {
   }
   GPT2FAST_INLINE I to_int(F a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
   GPT2FAST_INLINE F to_float(I a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
-  GPT2FAST_INLINE __m256 ldexp_half(__m256 a, __m256i n) {  // in two factors, the first of them exact
+  GPT2FAST_INLINE __m256 ldexp_half(__m256 a,
+                                    __m256i n) {  // in two factors, the first of them exact
     const __m256i bias = _mm256_set1_epi32(127), half = _mm256_srai_epi32(n, 1);
     const __m256i rest = _mm256_sub_epi32(n, half);
-    const __m256 x = _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23)));
-    return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
+    const __m256 x =
+        _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23)));
+    return _mm256_mul_ps(x,
+                         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
   }
   GPT2FAST_INLINE F ldexp(F a, F n) {
     const I e = to_int(n);
@@ -125,11 +133,14 @@ struct Avx2 {
     c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xb1)));
   }
-  GPT2FAST_INLINE I add_int(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+  GPT2FAST_INLINE I add_int(I a, I b) {
+    return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+  }
   GPT2FAST_INLINE float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
   GPT2FAST_INLINE void store_bytes(int8_t* p, I a) {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
-    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
   }
 
@@ -165,7 +176,9 @@ struct Avx2 {
   GPT2FAST_INLINE F pin(F a) { return a; }
   GPT2FAST_INLINE I pin(I a) { return a; }
 #endif
-  GPT2FAST_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  GPT2FAST_INLINE void prefetch(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  }
 };
 
 static_assert(Isa<Avx2>);

@@ -1,8 +1,10 @@
-// AVX-512 (F, BW, DQ, VL) with VNNI: sixteen lanes are one zmm, and 32 registers hold a tile of 6 tokens x 64 outputs.
+// AVX-512 (F, BW, DQ, VL) with VNNI: sixteen lanes are one zmm, and 32 registers hold a tile of 6
+// tokens x 64 outputs.
 //
-// What matters: vpdpbusd zmm (64 multiply-adds; on Zen 4 one a cycle, on Intel servers one or two), vfmadd231ps zmm, and
-// broadcasts from memory that cost a load slot only. On Zen 4 zmm operations take two passes, so a tile is bound by the
-// dot product alone as long as its accumulators stay in registers: hence pin().
+// What matters: vpdpbusd zmm (64 multiply-adds; on Zen 4 one a cycle, on Intel servers one or two),
+// vfmadd231ps zmm, and broadcasts from memory that cost a load slot only. On Zen 4 zmm operations
+// take two passes, so a tile is bound by the dot product alone as long as its accumulators stay in
+// registers: hence pin().
 #pragma once
 
 #include <immintrin.h>
@@ -19,9 +21,12 @@ struct Avx512Vnni {
   using W = __m512i;
   using X = __m512i;
 
-  static constexpr int kDotTokens = 6, kDotVectors = 4, kDotWide = 8, kFmaTokens = 6, kFmaVectors = 4;
+  static constexpr int kDotTokens = 6, kDotVectors = 4, kDotWide = 8, kFmaTokens = 6,
+                       kFmaVectors = 4;
 
-  GPT2FAST_INLINE M first(int n) { return static_cast<M>(n >= kLanes ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u); }
+  GPT2FAST_INLINE M first(int n) {
+    return static_cast<M>(n >= kLanes ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u);
+  }
 
   GPT2FAST_INLINE F zero() { return _mm512_setzero_ps(); }
   GPT2FAST_INLINE F set(float x) { return _mm512_set1_ps(x); }
@@ -34,9 +39,11 @@ struct Avx512Vnni {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   GPT2FAST_INLINE void store_f16(uint16_t* p, F a) {
-    const F limit = set(65504.0f);  // the second operand of vminps and vmaxps is what a NaN compares to
+    const F limit =
+        set(65504.0f);  // the second operand of vminps and vmaxps is what a NaN compares to
     const F clipped = _mm512_min_ps(limit, _mm512_max_ps(set(-65504.0f), a));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(clipped, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(clipped, _MM_FROUND_TO_NEAREST_INT));
   }
 
   GPT2FAST_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -98,7 +105,9 @@ struct Avx512Vnni {
   GPT2FAST_INLINE F pin(F a) { return a; }
   GPT2FAST_INLINE I pin(I a) { return a; }
 #endif
-  GPT2FAST_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  GPT2FAST_INLINE void prefetch(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  }
 };
 
 static_assert(Isa<Avx512Vnni>);

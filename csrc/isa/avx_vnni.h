@@ -1,8 +1,9 @@
 // AVX2 with AVX-VNNI (Alder Lake, Zen 5 and other CPUs that may lack AVX-512).
 //
-// What it adds: vpdpbusd ymm, 32 multiply-adds in one instruction with no saturation, so weights stay unsigned and a tile
-// of 6 tokens x 16 outputs fits the 16 registers. No such machine was at hand to time it. To keep its arithmetic honest,
-// -DGPT2FAST_EVEX_VNNI builds the one instruction in its AVX512-VL encoding: same operands, same result.
+// What it adds: vpdpbusd ymm, 32 multiply-adds in one instruction with no saturation, so weights
+// stay unsigned and a tile of 6 tokens x 16 outputs fits the 16 registers. No such machine was at
+// hand to time it. To keep its arithmetic honest, -DGPT2FAST_EVEX_VNNI builds the one instruction
+// in its AVX512-VL encoding: same operands, same result.
 #pragma once
 
 #include "isa/avx2.h"
@@ -35,7 +36,9 @@ struct AvxVnni : Avx2 {
     return _mm256_dpbusd_avx_epi32(acc, w, x);
 #endif
   }
-  GPT2FAST_INLINE I dot(I acc, const W& w, X x) { return {dpbusd(acc.lo, w.lo, x), dpbusd(acc.hi, w.hi, x)}; }
+  GPT2FAST_INLINE I dot(I acc, const W& w, X x) {
+    return {dpbusd(acc.lo, w.lo, x), dpbusd(acc.hi, w.hi, x)};
+  }
 };
 
 static_assert(Isa<AvxVnni>);

@@ -1,7 +1,8 @@
-// IEEE half precision in plain integer and float arithmetic, for code that may not use conversion instructions.
+// IEEE half precision in plain integer and float arithmetic, for code that may not use conversion
+// instructions.
 //
-// The specification of isa.h's load_f16 and store_f16: widening is exact; narrowing rounds to nearest even and clips
-// magnitudes beyond 65504 to it; NaN stays NaN.
+// The specification of isa.h's load_f16 and store_f16: widening is exact; narrowing rounds to
+// nearest even and clips magnitudes beyond 65504 to it; NaN stays NaN.
 #pragma once
 
 #include <cstdint>
@@ -32,14 +33,17 @@ GPT2FAST_INLINE float widen_f16(uint16_t h) {
 }
 
 GPT2FAST_INLINE uint16_t narrow_f16(float x) {
-  const uint32_t pattern = float_bits(x), sign = pattern >> 16 & 0x8000u, magnitude = pattern & 0x7fffffffu;
+  const uint32_t pattern = float_bits(x), sign = pattern >> 16 & 0x8000u,
+                 magnitude = pattern & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (magnitude > 0x477fe000u) return static_cast<uint16_t>(sign | 0x7bffu);  // beyond 65504
-  if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the subnormal in the last bits, rounded
+  if (magnitude <
+      0x38800000u) {  // below 2^-14: adding 0.5 leaves the subnormal in the last bits, rounded
     const float shifted = bits_float(magnitude) + 0.5f;
     return static_cast<uint16_t>(sign | (float_bits(shifted) - 0x3f000000u));
   }
-  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13));
+  return static_cast<uint16_t>(sign |
+                               ((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13));
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
-// The few machine matters outside the kernels: the floating-point environment and the hint of a spinning thread.
+// The few machine matters outside the kernels: the floating-point environment and the hint of a
+// spinning thread.
 //
-// FloatEnvironment sets round-to-nearest with gradual underflow for its lifetime and restores what it found: a host program
-// (or a library it loaded) may run with flush-to-zero, and the numeric contract may not depend on that.
+// FloatEnvironment sets round-to-nearest with gradual underflow for its lifetime and restores what
+// it found: a host program (or a library it loaded) may run with flush-to-zero, and the numeric
+// contract may not depend on that.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,8 @@ class FloatEnvironment {
 
  private:
 #if defined(__x86_64__) || defined(_M_X64)
-  static constexpr uint64_t kDefault = 0x1f80;  // MXCSR: all exceptions masked, nearest, no FTZ, no DAZ
+  static constexpr uint64_t kDefault =
+      0x1f80;  // MXCSR: all exceptions masked, nearest, no FTZ, no DAZ
   static uint64_t read() { return _mm_getcsr(); }
   static void write(uint64_t v) { _mm_setcsr(static_cast<unsigned>(v)); }
 #elif defined(__aarch64__)

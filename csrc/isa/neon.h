@@ -1,7 +1,8 @@
-// NEON of Armv8-A (Raspberry Pi 3 and later): sixteen lanes are four quads; 32 registers hold tiles of 4 tokens x 16.
+// NEON of Armv8-A (Raspberry Pi 3 and later): sixteen lanes are four quads; 32 registers hold tiles
+// of 4 tokens x 16.
 //
-// What matters: fmla, and for int8 smull (8 products of 16 bits) + sadalp (pairwise into 32 bits): two instructions for
-// 8 multiply-adds. The weights are made signed by one eor.
+// What matters: fmla, and for int8 smull (8 products of 16 bits) + sadalp (pairwise into 32 bits):
+// two instructions for 8 multiply-adds. The weights are made signed by one eor.
 #pragma once
 
 #include <arm_neon.h>
@@ -26,7 +27,8 @@ struct Neon {
   };
   using X = int8x16_t;
 
-  static constexpr int kDotTokens = 4, kDotVectors = 1, kDotWide = 4, kFmaTokens = 4, kFmaVectors = 1;
+  static constexpr int kDotTokens = 4, kDotVectors = 1, kDotWide = 4, kFmaTokens = 4,
+                       kFmaVectors = 1;
 
   template <class To, class Function>
   GPT2FAST_INLINE To each(Function f) {
@@ -70,7 +72,8 @@ struct Neon {
   }
   GPT2FAST_INLINE void store_f16(uint16_t* p, F a) {
     const F limit = set(65504.0f), clipped = select(less(limit, a), limit, max(set(-65504.0f), a));
-    for (int j = 0; j < 4; ++j) vst1_u16(p + 4 * j, vreinterpret_u16_f16(vcvt_f16_f32(clipped.v[j])));
+    for (int j = 0; j < 4; ++j)
+      vst1_u16(p + 4 * j, vreinterpret_u16_f16(vcvt_f16_f32(clipped.v[j])));
   }
 
   GPT2FAST_INLINE F add(F a, F b) {
@@ -150,7 +153,9 @@ struct Neon {
   }
 
   GPT2FAST_INLINE W load_weights(const uint8_t* p) {
-    return each<W>([=](int j) { return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * j), vdupq_n_u8(0x80))); });
+    return each<W>([=](int j) {
+      return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * j), vdupq_n_u8(0x80)));
+    });
   }
   GPT2FAST_INLINE X broadcast(const int8_t* p) {
     int32_t four;
@@ -161,11 +166,12 @@ struct Neon {
     return each<I>([=](int) { return vdupq_n_s32(0); });
   }
   GPT2FAST_INLINE I dot(I acc, const W& w, X x) {
-    return each<I>([=](int j) {  // pairs of neighbours, then pairs of pairs: the four inputs of an output
-      const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w.v[j]), vget_low_s8(x)));
-      const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(w.v[j]), vget_high_s8(x)));
-      return vaddq_s32(acc.v[j], vpaddq_s32(low, high));
-    });
+    return each<I>(
+        [=](int j) {  // pairs of neighbours, then pairs of pairs: the four inputs of an output
+          const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w.v[j]), vget_low_s8(x)));
+          const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(w.v[j]), vget_high_s8(x)));
+          return vaddq_s32(acc.v[j], vpaddq_s32(low, high));
+        });
   }
   GPT2FAST_INLINE F pin(F a) { return a; }
   GPT2FAST_INLINE I pin(I a) { return a; }

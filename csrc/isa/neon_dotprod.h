@@ -1,7 +1,8 @@
 // NEON with the dot product of Armv8.2 (Raspberry Pi 5, Graviton 2, Apple M1).
 //
-// What it adds: sdot, 16 multiply-adds in one instruction; the weights are still made signed by one eor. A tile of
-// 6 tokens x 16 outputs leaves 8 of 32 registers. Timed on no machine yet; its bits are checked under emulation.
+// What it adds: sdot, 16 multiply-adds in one instruction; the weights are still made signed by one
+// eor. A tile of 6 tokens x 16 outputs leaves 8 of 32 registers. Timed on no machine yet; its bits
+// are checked under emulation.
 #pragma once
 
 #include "isa/neon.h"

@@ -1,8 +1,8 @@
 // NEON with the int8 instructions of Armv8.6 (Graviton 3, Apple M2, Neoverse V1).
 //
-// What it adds: usdot, the dot product of unsigned weights and signed activations: no eor per vector of weights. (smmla
-// would want two outputs' inputs eight by eight; the packed layout keeps four.) Timed on no machine yet; its bits are
-// checked under emulation.
+// What it adds: usdot, the dot product of unsigned weights and signed activations: no eor per
+// vector of weights. (smmla would want two outputs' inputs eight by eight; the packed layout keeps
+// four.) Timed on no machine yet; its bits are checked under emulation.
 #pragma once
 
 #include "isa/neon_dotprod.h"

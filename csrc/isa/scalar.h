@@ -1,9 +1,11 @@
-// The specification: sixteen lanes as plain arrays, in portable C++. Every other ISA must give these bits.
+// The specification: sixteen lanes as plain arrays, in portable C++. Every other ISA must give
+// these bits.
 //
-// Without FMA hardware the fused multiply-add is computed in float64: the product of two float32 is exact there, the sum
-// is rounded to odd (so that rounding it again to float32 is as good as rounding once: 53 >= 2 * 24 + 2 bits), by way of
-// the exact error of the sum (Knuth's two-sum). Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008.
-// Bound by that emulation: about ten float64 operations for one.
+// Without FMA hardware the fused multiply-add is computed in float64: the product of two float32 is
+// exact there, the sum is rounded to odd (so that rounding it again to float32 is as good as
+// rounding once: 53 >= 2 * 24 + 2 bits), by way of the exact error of the sum (Knuth's two-sum).
+// Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008. Bound by that
+// emulation: about ten float64 operations for one.
 #pragma once
 
 #include "isa/float16.h"
@@ -29,7 +31,8 @@ struct Scalar {
     int8_t v[4];
   };
 
-  static constexpr int kDotTokens = 2, kDotVectors = 1, kDotWide = 2, kFmaTokens = 2, kFmaVectors = 1;
+  static constexpr int kDotTokens = 2, kDotVectors = 1, kDotWide = 2, kFmaTokens = 2,
+                       kFmaVectors = 1;
 
   template <class Function>
   GPT2FAST_INLINE F each(Function f) {
@@ -54,7 +57,8 @@ struct Scalar {
     const double part = s - product;
     const double error = (product - (s - part)) + (addend - part);
     const int64_t pattern = bits<int64_t>(s);
-    // An inexact even sum moves to its odd neighbour on the side of the error. NaN compares false: infinities stay.
+    // An inexact even sum moves to its odd neighbour on the side of the error. NaN compares false:
+    // infinities stay.
     const int64_t inexact = (error > 0) | (error < 0);
     const int64_t outward = (error > 0) == (pattern >= 0) ? 1 : -1;
     return static_cast<float>(bits<double>(pattern + (inexact & ~pattern & 1) * outward));
@@ -97,7 +101,9 @@ struct Scalar {
   GPT2FAST_INLINE F div(F a, F b) {
     return each([=](int l) { return a.v[l] / b.v[l]; });
   }
-  static F fma(F a, F b, F c) {  // not forced inline: sixteen emulations at every call would swell the object tenfold
+  static F fma(
+      F a, F b,
+      F c) {  // not forced inline: sixteen emulations at every call would swell the object tenfold
     return each([=](int l) { return fma(a.v[l], b.v[l], c.v[l]); });
   }
   GPT2FAST_INLINE F max(F a, F b) {
@@ -129,7 +135,9 @@ struct Scalar {
       return a.v[l] * power(first) * power(second);
     });
   }
-  GPT2FAST_INLINE float power(int32_t n) { return bits<float>(static_cast<uint32_t>((n + 127) << 23)); }
+  GPT2FAST_INLINE float power(int32_t n) {
+    return bits<float>(static_cast<uint32_t>((n + 127) << 23));
+  }
   GPT2FAST_INLINE F split(F a, F& exponent) {
     F m;
     for (int l = 0; l < kLanes; ++l) {

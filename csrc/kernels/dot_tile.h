@@ -3,8 +3,9 @@
 //   acc = sum over the block of w * x                       exact, in int32
 //   total = fma(float(acc), w_scale * x_scale, total)       per block, in order
 //
-// Bound by the dot product: of 29 registers at T = 6 in AVX-512, 24 are accumulators, so the totals live in L1 and come
-// in once per block; conversion, scaling and their traffic cost a sixth of the block's time.
+// Bound by the dot product: of 29 registers at T = 6 in AVX-512, 24 are accumulators, so the totals
+// live in L1 and come in once per block; conversion, scaling and their traffic cost a sixth of the
+// block's time.
 #pragma once
 
 #include "formats/int8.h"
@@ -28,7 +29,8 @@ struct DotTile {
   }
 
   template <class Isa, int T>
-  static void run(const LinearCall& c, const uint8_t* w, int row, int begin, int end, float* totals) {
+  static void run(const LinearCall& c, const uint8_t* w, int row, int begin, int end,
+                  float* totals) {
     const size_t width = static_cast<size_t>(c.x.width), stride = width / kBlock;
     const size_t at = static_cast<size_t>(row) * width + static_cast<size_t>(begin) * kBlock;
     const Input x{c.x.q + at, c.x.scale + at / kBlock, c.x.sum + at / kBlock, width, stride};
@@ -38,9 +40,11 @@ struct DotTile {
     } else {
       if (begin == 0)
         for (int i = 0; i < T * kBlock; i += kLanes) Isa::store(totals + i, Isa::zero());
-      constexpr int V = T > Isa::kDotTokens ? Isa::kDotTokens * Isa::kDotVectors / T : Isa::kDotVectors;
+      constexpr int V =
+          T > Isa::kDotTokens ? Isa::kDotTokens * Isa::kDotVectors / T : Isa::kDotVectors;
       Input at_block = x;
-      for (int b = begin; b < end; ++b, w += Format::kBytes, at_block.q += kBlock, ++at_block.scale, ++at_block.sum) {
+      for (int b = begin; b < end;
+           ++b, w += Format::kBytes, at_block.q += kBlock, ++at_block.scale, ++at_block.sum) {
         int j = 0;
         for (; j + V <= 4; j += V) one_block<Isa, T, V>(w, j, at_block, totals + 16 * j);
         if constexpr (4 % V != 0) one_block<Isa, T, 4 % V>(w, j, at_block, totals + 16 * j);
@@ -68,13 +72,15 @@ struct DotTile {
       const auto x_scale = Isa::set(x.scale[b]);
       GPT2FAST_UNROLL
       for (int v = 0; v < 4; ++v)
-        total[v] = Isa::fma(Isa::to_float(acc[0][v]), Isa::mul(Format::template scales<Isa>(w, v), x_scale), total[v]);
+        total[v] = Isa::fma(Isa::to_float(acc[0][v]),
+                            Isa::mul(Format::template scales<Isa>(w, v), x_scale), total[v]);
     }
     GPT2FAST_UNROLL
     for (int v = 0; v < 4; ++v) Isa::store(totals + 16 * v, total[v]);
   }
 
-  // Not inlined: gcc would otherwise keep a second copy of the totals on the stack and store everything twice.
+  // Not inlined: gcc would otherwise keep a second copy of the totals on the stack and store
+  // everything twice.
   template <class Isa, int T, int V>
   GPT2FAST_NOINLINE void one_block(const uint8_t* w, int j, const Input& x, float* totals) {
     typename Isa::I acc[T][V];
@@ -88,7 +94,8 @@ struct DotTile {
       GPT2FAST_UNROLL
       for (int v = 0; v < V; ++v) {
         float* at = totals + t * kBlock + 16 * v;
-        Isa::store(at, Isa::fma(Isa::to_float(acc[t][v]), Isa::mul(scales[v], x_scale), Isa::load(at)));
+        Isa::store(at,
+                   Isa::fma(Isa::to_float(acc[t][v]), Isa::mul(scales[v], x_scale), Isa::load(at)));
       }
     }
   }

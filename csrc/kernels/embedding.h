@@ -1,4 +1,5 @@
-// x = wte[token] + wpe[position], the token's row taken from the same packed matrix that serves as the output head.
+// x = wte[token] + wpe[position], the token's row taken from the same packed matrix that serves as
+// the output head.
 #pragma once
 
 #include "isa/isa.h"

@@ -1,7 +1,9 @@
-// The float tile: T tokens x 64 outputs, input by input: acc = fma(w, x, acc), in order from 0 to n_in - 1.
+// The float tile: T tokens x 64 outputs, input by input: acc = fma(w, x, acc), in order from 0 to
+// n_in - 1.
 //
-// One token: four independent chains of sixteen lanes, 256 bytes of weights in the four cycles of an FMA's latency, more
-// than memory gives. Several tokens: bound by the FMA rate; at T = 6 in AVX-512 24 chains hide its latency.
+// One token: four independent chains of sixteen lanes, 256 bytes of weights in the four cycles of
+// an FMA's latency, more than memory gives. Several tokens: bound by the FMA rate; at T = 6 in
+// AVX-512 24 chains hide its latency.
 #pragma once
 
 #include "formats/planes.h"
@@ -34,12 +36,14 @@ struct FmaTile {
   }
 
   template <class Isa, int T, int V>
-  GPT2FAST_INLINE void part(const Element* w, const float* x, int width, int begin, int end, float* sums) {
+  GPT2FAST_INLINE void part(const Element* w, const float* x, int width, int begin, int end,
+                            float* sums) {
     typename Isa::F acc[T][V];
     GPT2FAST_UNROLL
     for (int t = 0; t < T; ++t) {
       GPT2FAST_UNROLL
-      for (int v = 0; v < V; ++v) acc[t][v] = begin == 0 ? Isa::zero() : Isa::load(sums + t * kBlock + 16 * v);
+      for (int v = 0; v < V; ++v)
+        acc[t][v] = begin == 0 ? Isa::zero() : Isa::load(sums + t * kBlock + 16 * v);
     }
     for (int i = begin; i < end; ++i) {
       typename Isa::F weights[V];

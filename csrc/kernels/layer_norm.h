@@ -1,10 +1,11 @@
 // LayerNorm, straight into the form that the next linear layer reads (Ba, Kiros and Hinton, 2016).
 //
-//   mean = sum(x) / n;  var = sum((x - mean)^2) / n;  y = ((x - mean) * (1 / sqrt(var + epsilon))) * weight + bias
+//   mean = sum(x) / n;  var = sum((x - mean)^2) / n;  y = ((x - mean) * (1 / sqrt(var + epsilon)))
+//   * weight + bias
 //
-// Two passes over a row that stays in L1, sums by virtual lanes; the last step is one fused multiply-add. A row of 768
-// takes a fraction of a microsecond: bound by the adds' latency, which four independent chains would break at the price
-// of another order of summation.
+// Two passes over a row that stays in L1, sums by virtual lanes; the last step is one fused
+// multiply-add. A row of 768 takes a fraction of a microsecond: bound by the adds' latency, which
+// four independent chains would break at the price of another order of summation.
 #pragma once
 
 #include "kernels/rows.h"
@@ -16,7 +17,8 @@ template <class Isa>
 void layer_norm(const NormCall& c) {
   const int n = c.n;
   auto total = Isa::zero();
-  for (int i = 0; i < n; i += kLanes) total = Isa::add(total, Isa::load(c.x + i));  // the padding is zero
+  for (int i = 0; i < n; i += kLanes)
+    total = Isa::add(total, Isa::load(c.x + i));  // the padding is zero
   const float count = static_cast<float>(n);
   const auto mean = Isa::set(Isa::sum(total) / count);
   auto squares = Isa::zero();

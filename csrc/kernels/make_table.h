@@ -14,7 +14,8 @@ template <class Isa>
 constexpr Kernels make_table(const char* name) {
   return {
       .name = name,
-      .linear = {linear<Isa, FmaTile<Float32>>, linear<Isa, FmaTile<Float16>>, linear<Isa, DotTile<Int8>>},
+      .linear = {linear<Isa, FmaTile<Float32>>, linear<Isa, FmaTile<Float16>>,
+                 linear<Isa, DotTile<Int8>>},
       .embed = {embed<Isa, Planes<Float32>>, embed<Isa, Planes<Float16>>, embed<Isa, Int8>},
       .layer_norm = layer_norm<Isa>,
       .put = put_row<Isa>,

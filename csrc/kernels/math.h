@@ -1,8 +1,9 @@
-// exp, log, tanh and erf on sixteen lanes, and the loops over arrays that sampling and scoring call.
+// exp, log, tanh and erf on sixteen lanes, and the loops over arrays that sampling and scoring
+// call.
 //
-// Coefficients are our own weighted minimax fits (relative error below 4e-9 before rounding to float32), evaluated by
-// Horner with fused multiply-adds: at most 2 ulp. NaN goes through. Bound by the FMA latency of one chain; the callers
-// give enough independent lanes to hide it.
+// Coefficients are our own weighted minimax fits (relative error below 4e-9 before rounding to
+// float32), evaluated by Horner with fused multiply-adds: at most 2 ulp. NaN goes through. Bound by
+// the FMA latency of one chain; the callers give enough independent lanes to hide it.
 #pragma once
 
 #include "isa/isa.h"
@@ -19,10 +20,12 @@ GPT2FAST_INLINE typename Isa::F polynomial(typename Isa::F x, const float (&c)[N
   return p;
 }
 
-// exp(x) = 2^n * exp(r), r = x - n ln 2, |r| <= ln 2 / 2. Overflows to infinity, underflows gradually to zero.
+// exp(x) = 2^n * exp(r), r = x - n ln 2, |r| <= ln 2 / 2. Overflows to infinity, underflows
+// gradually to zero.
 template <class Isa>
 typename Isa::F exp(typename Isa::F x) {
-  constexpr float c[] = {1.381446491e-3f, 8.368780836e-3f, 4.166839272e-2f, 1.666651964e-1f, 4.999999404e-1f};
+  constexpr float c[] = {1.381446491e-3f, 8.368780836e-3f, 4.166839272e-2f, 1.666651964e-1f,
+                         4.999999404e-1f};
   const auto low = Isa::set(-104.0f), high = Isa::set(89.0f);
   x = Isa::max(low, x);
   x = Isa::select(Isa::less(high, x), high, x);
@@ -34,11 +37,13 @@ typename Isa::F exp(typename Isa::F x) {
   return Isa::ldexp(p, n);
 }
 
-// log(x) = e ln 2 + log1p(f), 1 + f in [sqrt(1/2), sqrt(2)). Zero gives -infinity, negative numbers NaN.
+// log(x) = e ln 2 + log1p(f), 1 + f in [sqrt(1/2), sqrt(2)). Zero gives -infinity, negative numbers
+// NaN.
 template <class Isa>
 typename Isa::F log(typename Isa::F x) {
-  constexpr float c[] = {6.746601313e-2f,  -1.167564094e-1f, 1.188817471e-1f,  -1.240559146e-1f, 1.421955079e-1f,
-                         -1.666799635e-1f, 2.000211924e-1f,  -2.500000894e-1f, 3.333331347e-1f};
+  constexpr float c[] = {6.746601313e-2f,  -1.167564094e-1f, 1.188817471e-1f,
+                         -1.240559146e-1f, 1.421955079e-1f,  -1.666799635e-1f,
+                         2.000211924e-1f,  -2.500000894e-1f, 3.333331347e-1f};
   const auto zero = Isa::zero(), one = Isa::set(1.0f), smallest = Isa::set(1.17549435e-38f);
   const auto tiny = Isa::less(x, smallest);
   const auto scaled = Isa::select(tiny, Isa::mul(x, Isa::set(8388608.0f)), x);
@@ -59,7 +64,8 @@ typename Isa::F log(typename Isa::F x) {
 // tanh(x) = x + x^3 P(x^2) near zero, 1 - 2 / (exp(2 |x|) + 1) with the sign of x beyond.
 template <class Isa>
 typename Isa::F tanh(typename Isa::F x) {
-  constexpr float c[] = {-5.717036314e-3f, 2.065057866e-2f, -5.374349654e-2f, 1.333149076e-1f, -3.333328366e-1f};
+  constexpr float c[] = {-5.717036314e-3f, 2.065057866e-2f, -5.374349654e-2f, 1.333149076e-1f,
+                         -3.333328366e-1f};
   const auto one = Isa::set(1.0f), a = Isa::abs(x), z = Isa::mul(x, x);
   const auto near = Isa::fma(Isa::mul(x, z), polynomial<Isa>(z, c), x);
   const auto grown = exp<Isa>(Isa::add(a, a));
@@ -68,11 +74,12 @@ typename Isa::F tanh(typename Isa::F x) {
   return Isa::select(Isa::less(a, Isa::set(0.625f)), near, signed_far);
 }
 
-// erf(x) = x P(x^2) for |x| < 1, 1 - exp(Q(|x|)) with the sign of x beyond; Q is a fit of log(erfc) on [1, 4].
+// erf(x) = x P(x^2) for |x| < 1, 1 - exp(Q(|x|)) with the sign of x beyond; Q is a fit of log(erfc)
+// on [1, 4].
 template <class Isa>
 typename Isa::F erf(typename Isa::F x) {
-  constexpr float p[] = {7.853857824e-5f,  -8.010192541e-4f, 5.188327748e-3f, -2.685381100e-2f,
-                         1.128358543e-1f,  -3.761262596e-1f, 1.128379107e+0f};
+  constexpr float p[] = {7.853857824e-5f, -8.010192541e-4f, 5.188327748e-3f, -2.685381100e-2f,
+                         1.128358543e-1f, -3.761262596e-1f, 1.128379107e+0f};
   constexpr float q[] = {1.855748997e-4f,  -2.939615864e-3f, 2.180535160e-2f, -1.030374393e-1f,
                          -6.382256150e-1f, -1.127040029e+0f, -3.537089215e-4f};
   const auto one = Isa::set(1.0f), a = Isa::abs(x), end = Isa::set(4.0f);
@@ -87,7 +94,8 @@ template <class Isa, class Function>
 GPT2FAST_INLINE void map(const float* x, float* y, size_t n, Function f) {
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) Isa::store(y + i, f(Isa::load(x + i)));
-  if (i < n) Isa::store(y + i, f(Isa::load(x + i, static_cast<int>(n - i))), static_cast<int>(n - i));
+  if (i < n)
+    Isa::store(y + i, f(Isa::load(x + i, static_cast<int>(n - i))), static_cast<int>(n - i));
 }
 
 template <class Isa>

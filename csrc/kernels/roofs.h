@@ -1,7 +1,8 @@
-// What the hardware can do at most, with the very instructions of a target: the figures that every share is a share of.
+// What the hardware can do at most, with the very instructions of a target: the figures that every
+// share is a share of.
 //
-// dot_roof and fma_roof run independent chains on registers; read_roof reads memory in whole vectors and does next to
-// nothing with it.
+// dot_roof and fma_roof run independent chains on registers; read_roof reads memory in whole
+// vectors and does next to nothing with it.
 #pragma once
 
 #include "isa/isa.h"
@@ -9,7 +10,8 @@
 namespace gpt2fast {
 namespace {
 
-// Three vectors of weights times four of activations, other ones each round, so that nothing can be computed once.
+// Three vectors of weights times four of activations, other ones each round, so that nothing can be
+// computed once.
 template <class Isa>
 double dot_roof(int64_t repeats, int32_t* sink) {
   constexpr int kW = 3, kX = 4;

@@ -1,9 +1,11 @@
-// The one door through which activations enter a linear layer: a block of 64 floats, kept or quantised.
+// The one door through which activations enter a linear layer: a block of 64 floats, kept or
+// quantised.
 //
-// int8: scale = absmax / 127, q = rint(x / scale), sum = the sum of the q. A block whose absmax is below 1e-30 becomes
-// zeros. A block with a value that is not finite gets the scale NaN, so that every output that reads it is NaN.
-// LayerNorm, the epilogue of c_fc and attention all write blocks of 64 outputs, which are the next layer's blocks of 64
-// inputs: nothing is quantised twice or in a pass of its own. Bound by four divisions a block.
+// int8: scale = absmax / 127, q = rint(x / scale), sum = the sum of the q. A block whose absmax is
+// below 1e-30 becomes zeros. A block with a value that is not finite gets the scale NaN, so that
+// every output that reads it is NaN. LayerNorm, the epilogue of c_fc and attention all write blocks
+// of 64 outputs, which are the next layer's blocks of 64 inputs: nothing is quantised twice or in a
+// pass of its own. Bound by four divisions a block.
 #pragma once
 
 #include "isa/isa.h"
@@ -13,7 +15,8 @@ namespace gpt2fast {
 namespace {
 
 template <class Isa>
-GPT2FAST_INLINE void put_block(const Rows& out, int row, int block, bool quantize, const typename Isa::F (&v)[4]) {
+GPT2FAST_INLINE void put_block(const Rows& out, int row, int block, bool quantize,
+                               const typename Isa::F (&v)[4]) {
   const size_t at = static_cast<size_t>(row) * out.width + static_cast<size_t>(block) * kBlock;
   if (!quantize) {
     GPT2FAST_UNROLL

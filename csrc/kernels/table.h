@@ -1,8 +1,9 @@
-// The kernels as the rest of the core sees them: plain structs of what a call works on, and one table of function
-// pointers per target. No template and no instruction set crosses this line.
+// The kernels as the rest of the core sees them: plain structs of what a call works on, and one
+// table of function pointers per target. No template and no instruction set crosses this line.
 //
-// All activation rows are padded to a multiple of 64 floats with zeros; `width(n)` is that padded length. Outputs beyond a
-// matrix's true n_out come out as zeros in padded rows and are not written to unpadded ones.
+// All activation rows are padded to a multiple of 64 floats with zeros; `width(n)` is that padded
+// length. Outputs beyond a matrix's true n_out come out as zeros in padded rows and are not written
+// to unpadded ones.
 #pragma once
 
 #include <cstddef>
@@ -15,16 +16,18 @@ inline constexpr int kDtypes = 3;
 
 enum class Activation : int32_t { gelu_tanh = 0, gelu_erf = 1, relu = 2, silu = 3, tanh = 4 };
 
-inline constexpr int kBlock = 64;       // outputs and inputs of a weight block; floats a row is padded to
-inline constexpr int kPage = 64;        // positions of a cache page
-inline constexpr int kSpan = 256;       // positions of an attention block
-inline constexpr int kQueryTile = 32;   // queries of a prompt's work item
+inline constexpr int kBlock =
+    64;                           // outputs and inputs of a weight block; floats a row is padded to
+inline constexpr int kPage = 64;  // positions of a cache page
+inline constexpr int kSpan = 256;      // positions of an attention block
+inline constexpr int kQueryTile = 32;  // queries of a prompt's work item
 static constexpr int blocks(int n) { return (n + kBlock - 1) / kBlock; }
 static constexpr int width(int n) { return blocks(n) * kBlock; }
 static constexpr int lanes16(int n) { return (n + 15) / 16 * 16; }
 
-// Activations as a linear layer reads them: float32 for the float formats; for int8, bytes with one scale and one sum of
-// bytes for each 64 inputs. Row t starts at t * width, block b of it at + 64 * b (scale and sum: t * width / 64 + b).
+// Activations as a linear layer reads them: float32 for the float formats; for int8, bytes with one
+// scale and one sum of bytes for each 64 inputs. Row t starts at t * width, block b of it at + 64 *
+// b (scale and sum: t * width / 64 + b).
 struct Rows {
   float* f32;
   int8_t* q;
@@ -84,13 +87,14 @@ struct NormCall {  // LayerNorm of one row of x into row `row` of out
   float* copy;  // null, or where the float32 result goes too
 };
 
-// Some queries of one head against one block of up to kSpan positions: per query the maximum m of the scores, the sum l
-// of exp(score - m), and the value sum o. partial[query]: m, l, 14 unused, then o[lanes16(head_dim)].
+// Some queries of one head against one block of up to kSpan positions: per query the maximum m of
+// the scores, the sum l of exp(score - m), and the value sum o. partial[query]: m, l, 14 unused,
+// then o[lanes16(head_dim)].
 struct AttendCall {
   const float* q;  // [n][q_width], at this head
   int32_t q_width;
-  int32_t n, position;      // queries, absolute position of the first
-  int32_t begin;            // first position of the block (a multiple of kSpan)
+  int32_t n, position;  // queries, absolute position of the first
+  int32_t begin;        // first position of the block (a multiple of kSpan)
   const uint8_t* const* pages;
   size_t k_offset, v_offset;  // of this layer and head in a page
   int32_t head_dim;
@@ -100,9 +104,12 @@ struct AttendCall {
   float* work;  // attend_work(head_dim) floats
 };
 static constexpr int partial_width(int head_dim) { return 16 + lanes16(head_dim); }
-static constexpr int attend_work(int head_dim) { return kQueryTile * kSpan + kPage * lanes16(head_dim); }
+static constexpr int attend_work(int head_dim) {
+  return kQueryTile * kSpan + kPage * lanes16(head_dim);
+}
 
-struct CombineCall {  // n_blocks partials of one query and head, in position order, to out[head_dim]
+struct CombineCall {  // n_blocks partials of one query and head, in position order, to
+                      // out[head_dim]
   const float* partial;
   size_t stride;  // floats from one block's partial to the next
   int32_t n_blocks, head_dim;
@@ -114,7 +121,8 @@ struct Kernels {
   void (*linear[kDtypes])(const LinearCall&);
   void (*embed[kDtypes])(const EmbedCall&);
   void (*layer_norm)(const NormCall&);
-  void (*put)(const float* x, int32_t row, bool quantize, const Rows& out);  // a padded row as a layer reads it
+  void (*put)(const float* x, int32_t row, bool quantize,
+              const Rows& out);  // a padded row as a layer reads it
   void (*attend)(const AttendCall&);
   void (*combine)(const CombineCall&);
   void (*activate)(const float* x, float* y, size_t n, Activation);
@@ -126,7 +134,8 @@ struct Kernels {
   float (*sum)(const float* x, size_t n);
   float (*max)(const float* x, size_t n);
   bool (*finite)(const float* x, size_t n);
-  // The roofs: operations (multiply and add count two) of `repeats` rounds on registers; a plain sum over memory.
+  // The roofs: operations (multiply and add count two) of `repeats` rounds on registers; a plain
+  // sum over memory.
   double (*dot_roof)(int64_t repeats, int32_t* sink);
   double (*fma_roof)(int64_t repeats, float* sink);
   uint64_t (*read_roof)(const uint8_t* data, size_t n);

@@ -1,4 +1,5 @@
-// Rows in tiles that are as equal as possible, each tile's size a constant that register arrays can have.
+// Rows in tiles that are as equal as possible, each tile's size a constant that register arrays can
+// have.
 #pragma once
 
 #include "isa/isa.h"
@@ -20,7 +21,8 @@ GPT2FAST_INLINE void with_size(int n, Function f) {
   f(Size<T>{});
 }
 
-// f(Size<n>, first row) for rows 0 to count - 1 in tiles of at most T: eight rows are 4 + 4, not 6 + 2.
+// f(Size<n>, first row) for rows 0 to count - 1 in tiles of at most T: eight rows are 4 + 4, not 6
+// + 2.
 template <int T, class Function>
 GPT2FAST_INLINE void for_tiles(int count, Function f) {
   const int tiles = (count + T - 1) / T;

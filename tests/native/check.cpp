@@ -1,5 +1,6 @@
-// The core without Python: reads a manifest and a file of packed tensors (see manifest.py), runs the tokens on every target
-// that this machine supports, and prints "sha256 <hex> <target>" of the float32 logits of all rows.
+// The core without Python: reads a manifest and a file of packed tensors (see manifest.py), runs
+// the tokens on every target that this machine supports, and prints "sha256 <hex> <target>" of the
+// float32 logits of all rows.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -93,7 +94,8 @@ std::string run(const Manifest& m, const Model& model) {
   KvCache cache(model.page_layout(m.cache == "float16"));
   const auto n = static_cast<int32_t>(m.tokens.size());
   std::vector<float> logits(m.tokens.size() * static_cast<size_t>(model.config.n_vocab));
-  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache), m.tokens.data(), n, n, logits.data()};
+  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache), m.tokens.data(), n, n,
+                           logits.data()};
   gpt2fast_control control{};
   control.threads = control.prompt_threads = m.threads;
   control.chunk = m.chunk;
@@ -112,11 +114,13 @@ int main(int argc, char** argv) {
   try {
     const Manifest manifest(argv[1]);
     const std::vector<uint64_t> data = read_aligned(argv[2]);
-    const Model model(manifest.model_config(), parse_dtype(manifest.dtype), [&](const std::string& name, size_t bytes) {
-      const auto found = manifest.tensors.find(name);
-      if (found == manifest.tensors.end() || found->second.second < bytes) throw std::runtime_error("no tensor " + name);
-      return reinterpret_cast<const uint8_t*>(data.data()) + found->second.first;
-    });
+    const Model model(manifest.model_config(), parse_dtype(manifest.dtype),
+                      [&](const std::string& name, size_t bytes) {
+                        const auto found = manifest.tensors.find(name);
+                        if (found == manifest.tensors.end() || found->second.second < bytes)
+                          throw std::runtime_error("no tensor " + name);
+                        return reinterpret_cast<const uint8_t*>(data.data()) + found->second.first;
+                      });
     for (const TargetState& target : targets()) {
       if (!target.missing.empty()) continue;
       force_target(target.name);

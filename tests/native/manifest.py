@@ -1,9 +1,13 @@
-"""Writes what tests/native/check.cpp reads: a model's packed tensors in one file, and a flat text
-that says where.
+"""Writes what tests/native/check.cpp reads: a model's packed tensors in one file, and a text that
+says where. Lines of the text:
 
-config <key> <value> booleans as 0 or 1, an absent eot as -1 dtype <dtype> tensor <name> <offset>
-<bytes> offsets are multiples of 64 tokens <n> <id> <id> ... threads <n> chunk <n> cache <float16 or
-float32>
+    config <key> <value>              booleans as 0 or 1, an absent eot as -1
+    dtype <dtype>
+    tensor <name> <offset> <bytes>    offsets are multiples of 64
+    tokens <n> <id> <id> ...
+    threads <n>
+    chunk <n>
+    cache <float16 or float32>
 """
 
 from __future__ import annotations

@@ -1,0 +1,235 @@
+// Model and cache as Python objects, and the table of functions for code that runs without the GIL.
+#include "dispatch.h"
+#include "gpt2.h"
+#include "isa/machine.h"
+#include "module.h"
+
+namespace gpt2fast {
+namespace {
+
+template <class T>
+T option(const py::dict& config, const char* key) {
+  if (!config.contains(key)) reject(std::string("config lacks '") + key + "'");
+  return py::cast<T>(config[key]);
+}
+
+// The model and the arrays that its views point into.
+struct PyModel {
+  Model model;
+  py::dict tensors;
+
+  PyModel(const py::dict& config, const std::string& dtype, const py::dict& arrays)
+      : model(read_config(config), parse_dtype(dtype),
+              [&](const std::string& name, size_t bytes) {
+                if (!arrays.contains(name)) reject("tensor '" + name + "' is missing");
+                return packed_of(py::cast<py::array>(arrays[py::str(name)]), bytes,
+                                 "tensor '" + name + "'");
+              }),
+        tensors(arrays) {}
+
+  static Config read_config(const py::dict& d) {
+    Config c;
+    c.n_layer = checked_int(option<py::ssize_t>(d, "n_layer"), "n_layer");
+    c.n_head = checked_int(option<py::ssize_t>(d, "n_head"), "n_head");
+    c.n_embd = checked_int(option<py::ssize_t>(d, "n_embd"), "n_embd");
+    c.n_ctx = checked_int(option<py::ssize_t>(d, "n_ctx"), "n_ctx");
+    c.n_vocab = checked_int(option<py::ssize_t>(d, "n_vocab"), "n_vocab");
+    c.n_inner = checked_int(option<py::ssize_t>(d, "n_inner"), "n_inner");
+    c.activation = parse_activation(option<std::string>(d, "activation"));
+    c.layer_norm_epsilon = option<float>(d, "layer_norm_epsilon");
+    c.scale_attn_weights = option<bool>(d, "scale_attn_weights");
+    c.scale_attn_by_inverse_layer_idx = option<bool>(d, "scale_attn_by_inverse_layer_idx");
+    c.tie_word_embeddings = option<bool>(d, "tie_word_embeddings");
+    return c;
+  }
+};
+
+void check_tokens(const PyModel& m, const py::array& a, int length) {
+  if (!py::isinstance<py::array_t<int32_t>>(a) || a.ndim() != 1 ||
+      !(a.flags() & py::array::c_style) || a.size() < 1)
+    reject("tokens must be a non-empty C-contiguous int32 array of one dimension");
+  const auto* ids = static_cast<const int32_t*>(a.data());
+  const Config& c = m.model.config;
+  for (py::ssize_t i = 0; i < a.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= c.n_vocab)
+      reject("token " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
+             " is outside the vocabulary; allowed are 0 to " + std::to_string(c.n_vocab - 1));
+  if (a.size() > c.n_ctx - length)
+    reject(std::to_string(length) + " + " + std::to_string(a.size()) +
+           " tokens exceed the context of " + std::to_string(c.n_ctx));
+}
+
+int poll_signals(void*) {
+  const py::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals();
+}
+
+void raise_for(gpt2fast_status status) {
+  switch (status) {
+    case GPT2FAST_OK:
+      return;
+    case GPT2FAST_INTERRUPTED:
+      throw py::error_already_set();
+    case GPT2FAST_NOT_FINITE:
+      PyErr_SetString(PyExc_FloatingPointError, "an activation or a logit is not finite");
+      throw py::error_already_set();
+    case GPT2FAST_OUT_OF_MEMORY:
+      throw std::bad_alloc();
+    default:
+      reject(
+          "the arguments do not belong together: each cache once, all of this model, all of one "
+          "dtype");
+  }
+}
+
+gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
+  if (chunk < 0)
+    reject("chunk is " + std::to_string(chunk) + "; allowed are 0 (512 tokens) and more");
+  check_threads(threads);
+  check_threads(prompt_threads);
+  gpt2fast_control control{};
+  control.threads = threads;
+  control.prompt_threads = prompt_threads;
+  control.chunk = chunk;
+  control.poll = poll_signals;
+  return control;
+}
+
+std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& caches,
+                                  const std::vector<py::array>& tokens,
+                                  const std::vector<int>& rows, int threads, int prompt_threads,
+                                  int chunk) {
+  const gpt2fast_control control = control_for(threads, prompt_threads, chunk);
+  if (caches.empty() || caches.size() != tokens.size() || caches.size() != rows.size())
+    reject("caches, tokens and rows must have one length of at least 1");
+  std::vector<Floats> logits;
+  std::vector<gpt2fast_span> spans;
+  for (size_t i = 0; i < caches.size(); ++i) {
+    check_tokens(m, tokens[i], caches[i]->length());
+    const auto n = static_cast<int32_t>(tokens[i].size());
+    if (rows[i] < 0 || rows[i] > n)
+      reject("rows is " + std::to_string(rows[i]) + "; allowed are 0 to " + std::to_string(n));
+    logits.emplace_back(std::vector<py::ssize_t>{rows[i], m.model.config.n_vocab});
+    spans.push_back({reinterpret_cast<gpt2fast_cache*>(caches[i]),
+                     static_cast<const int32_t*>(tokens[i].data()), n, rows[i],
+                     logits.back().mutable_data()});
+  }
+  gpt2fast_status status;
+  {
+    const py::gil_scoped_release release;
+    status = forward(m.model, spans.data(), static_cast<int>(spans.size()), control);
+  }
+  raise_for(status);
+  return logits;
+}
+
+Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads) {
+  const gpt2fast_control control = control_for(threads, threads, 0);
+  check_tokens(m, tokens, 0);
+  const Config& c = m.model.config;
+  Floats hidden(
+      {static_cast<py::ssize_t>(c.n_layer + 1), tokens.size(), static_cast<py::ssize_t>(c.n_embd)});
+  float* to = hidden.mutable_data();
+  KvCache cache(m.model.page_layout(f16));
+  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache),
+                           static_cast<const int32_t*>(tokens.data()),
+                           static_cast<int32_t>(tokens.size()), 0, nullptr};
+  gpt2fast_status status;
+  {
+    const py::gil_scoped_release release;
+    status = forward(m.model, &span, 1, control, to);
+  }
+  raise_for(status);
+  return hidden;
+}
+
+const gpt2fast_api kApi = {
+    .version = 1,
+    .forward =
+        [](gpt2fast_model* m, const gpt2fast_span* spans, int32_t n,
+           const gpt2fast_control* control) {
+          return forward(*reinterpret_cast<const Model*>(m), spans, n, *control);
+        },
+    .n_vocab =
+        [](const gpt2fast_model* m) { return reinterpret_cast<const Model*>(m)->config.n_vocab; },
+    .n_ctx =
+        [](const gpt2fast_model* m) { return reinterpret_cast<const Model*>(m)->config.n_ctx; },
+    .cache_length =
+        [](const gpt2fast_cache* c) {
+          return static_cast<int32_t>(reinterpret_cast<const KvCache*>(c)->length());
+        },
+    .cache_truncate = [](gpt2fast_cache* c,
+                         int32_t n) { reinterpret_cast<KvCache*>(c)->truncate(n); },
+    .now = now,
+    .exp =
+        [](const float* in, float* out, size_t n) {
+          const FloatEnvironment environment;
+          active().exp(in, out, n);
+        },
+    .log =
+        [](const float* in, float* out, size_t n) {
+          const FloatEnvironment environment;
+          active().log(in, out, n);
+        },
+    .max = [](const float* in, size_t n) { return active().max(in, n); },
+    .sum =
+        [](const float* in, size_t n) {
+          const FloatEnvironment environment;
+          return active().sum(in, n);
+        },
+    .exp_sum =
+        [](const float* in, float shift, float scale, float* out, size_t n) {
+          const FloatEnvironment environment;
+          return active().exp_sum(in, shift, scale, out, n);
+        },
+};
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  py::class_<KvCache>(m, "Cache")
+      .def(py::init([](const PyModel& model, const std::string& dtype) {
+             return KvCache(model.model.page_layout(is_f16(dtype)));
+           }),
+           py::arg("model"), py::arg("dtype") = "float16")
+      .def_property_readonly("length", &KvCache::length)
+      .def_property_readonly("nbytes", &KvCache::bytes)
+      .def("truncate", &KvCache::truncate, py::arg("length"))
+      .def("fork", &KvCache::fork)
+      .def("capsule", [](py::object self) {
+        // The capsule keeps its Python object alive.
+        auto* owner = new py::object(self);
+        py::capsule c(&py::cast<KvCache&>(self), "gpt2fast.cache", [](PyObject* capsule) {
+          delete static_cast<py::object*>(PyCapsule_GetContext(capsule));
+        });
+        PyCapsule_SetContext(c.ptr(), owner);
+        return c;
+      });
+
+  py::class_<PyModel>(m, "Model")
+      .def(py::init<const py::dict&, const std::string&, const py::dict&>(), py::arg("config"),
+           py::arg("dtype"), py::arg("tensors"))
+      .def_property_readonly("dtype",
+                             [](const PyModel& self) { return dtype_name(self.model.dtype); })
+      .def("forward", &forward_spans, py::arg("caches"), py::arg("tokens"), py::arg("rows"),
+           py::kw_only(), py::arg("threads") = 1, py::arg("prompt_threads") = 1,
+           py::arg("chunk") = 0)
+      .def(
+          "hidden_states",
+          [](PyModel& self, const py::array& tokens, int threads, const std::string& cache_dtype) {
+            return hidden_states(self, tokens, is_f16(cache_dtype), threads);
+          },
+          py::arg("tokens"), py::arg("threads") = 1, py::arg("cache_dtype") = "float16")
+      .def("capsule", [](py::object self) {
+        auto* owner = new py::object(self);
+        py::capsule c(&py::cast<PyModel&>(self).model, "gpt2fast.model", [](PyObject* capsule) {
+          delete static_cast<py::object*>(PyCapsule_GetContext(capsule));
+        });
+        PyCapsule_SetContext(c.ptr(), owner);
+        return c;
+      });
+
+  m.attr("_C_API") = py::capsule(&kApi, "gpt2fast._core._C_API");
+}
+
+}  // namespace gpt2fast
