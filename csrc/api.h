@@ -18,8 +18,8 @@ typedef enum {
   GPT2FAST_INTERRUPTED = 3,    // poll() returned nonzero (a Python signal handler raised); likewise
   GPT2FAST_NOT_FINITE = 4,     // an activation or a logit is NaN or infinite; likewise
   GPT2FAST_OUT_OF_MEMORY = 5,  // the cache or a work buffer could not be allocated; likewise
-  GPT2FAST_BAD_ARGUMENT =
-      6  // a token outside the vocabulary, or more tokens than the context holds
+  GPT2FAST_BAD_ARGUMENT = 6,   // a token outside the vocabulary, more tokens than fit the context
+  GPT2FAST_BUSY = 7            // another call is using one of the caches
 } gpt2fast_status;
 
 typedef struct gpt2fast_model

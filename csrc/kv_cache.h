@@ -9,6 +9,7 @@
 // holds anything but zeros.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,6 +35,9 @@ struct PageLayout {
 class KvCache {
  public:
   explicit KvCache(const PageLayout& layout) : layout_(layout) {}
+  KvCache(const KvCache& other)
+      : layout_(other.layout_), length_(other.length_), pages_(other.pages_) {}
+  KvCache& operator=(const KvCache&) = delete;
 
   const PageLayout& layout() const { return layout_; }
   int length() const { return length_; }
@@ -45,6 +49,10 @@ class KvCache {
   void truncate(int length);  // keeps the first `length` positions
   KvCache fork() const { return *this; }
 
+  // A cache serves one call at a time; a second one is refused, not queued.
+  bool acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
+  void release() { busy_.store(false, std::memory_order_release); }
+
   uint8_t* page(int i) const { return pages_[static_cast<size_t>(i)].get(); }
 
  private:
@@ -52,6 +60,7 @@ class KvCache {
 
   PageLayout layout_;
   int length_ = 0;
+  std::atomic<bool> busy_{false};
   std::vector<std::shared_ptr<uint8_t>> pages_;
 };
 

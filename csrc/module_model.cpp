@@ -1,4 +1,6 @@
 // Model and cache as Python objects, and the table of functions for code that runs without the GIL.
+#include <algorithm>
+
 #include "dispatch.h"
 #include "gpt2.h"
 #include "isa/machine.h"
@@ -75,12 +77,26 @@ void raise_for(gpt2fast_status status) {
       throw py::error_already_set();
     case GPT2FAST_OUT_OF_MEMORY:
       throw std::bad_alloc();
+    case GPT2FAST_BUSY:
+      throw std::runtime_error("another thread's call is using the cache");
     default:
-      reject(
-          "the arguments do not belong together: each cache once, all of this model, all of one "
-          "dtype");
+      reject("the caches do not all belong to this model, or differ in dtype");
   }
 }
+
+// A cache in the hands of one call.
+class Use {
+ public:
+  explicit Use(KvCache& cache) : cache_(cache) {
+    if (!cache.acquire()) raise_for(GPT2FAST_BUSY);
+  }
+  ~Use() { cache_.release(); }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  KvCache& cache_;
+};
 
 gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
   if (chunk < 0)
@@ -105,6 +121,9 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
   std::vector<Floats> logits;
   std::vector<gpt2fast_span> spans;
   for (size_t i = 0; i < caches.size(); ++i) {
+    if (std::find(caches.begin(), caches.begin() + static_cast<std::ptrdiff_t>(i), caches[i]) !=
+        caches.begin() + static_cast<std::ptrdiff_t>(i))
+      reject("cache " + std::to_string(i) + " is given twice");
     check_tokens(m, tokens[i], caches[i]->length());
     const auto n = static_cast<int32_t>(tokens[i].size());
     if (rows[i] < 0 || rows[i] > n)
@@ -189,13 +208,23 @@ const gpt2fast_api kApi = {
 void bind_model(py::module_& m) {
   py::class_<KvCache>(m, "Cache")
       .def(py::init([](const PyModel& model, const std::string& dtype) {
-             return KvCache(model.model.page_layout(is_f16(dtype)));
+             return std::make_unique<KvCache>(model.model.page_layout(is_f16(dtype)));
            }),
            py::arg("model"), py::arg("dtype") = "float16")
       .def_property_readonly("length", &KvCache::length)
       .def_property_readonly("nbytes", &KvCache::bytes)
-      .def("truncate", &KvCache::truncate, py::arg("length"))
-      .def("fork", &KvCache::fork)
+      .def(
+          "truncate",
+          [](KvCache& self, int length) {
+            const Use use(self);
+            self.truncate(length);
+          },
+          py::arg("length"))
+      .def("fork",
+           [](KvCache& self) {
+             const Use use(self);
+             return std::make_unique<KvCache>(self.fork());
+           })
       .def("capsule", [](py::object self) {
         // The capsule keeps its Python object alive.
         auto* owner = new py::object(self);

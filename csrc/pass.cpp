@@ -160,19 +160,36 @@ gpt2fast_status Pass::run() {
 
 namespace {
 
+// The caches of a call, taken for its time.
+class Hold {
+ public:
+  Hold(const gpt2fast_span* spans, int n) : spans_(spans), n_(n) {
+    while (taken_ < n_ && cache(taken_)->acquire()) ++taken_;
+  }
+  ~Hold() {
+    for (int i = 0; i < taken_; ++i) cache(i)->release();
+  }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+  bool complete() const { return taken_ == n_; }
+
+ private:
+  KvCache* cache(int i) const { return reinterpret_cast<KvCache*>(spans_[i].cache); }
+  const gpt2fast_span* spans_;
+  int n_, taken_ = 0;
+};
+
 bool valid(const Model& model, const gpt2fast_span* spans, int n_spans) {
   const Config& c = model.config;
   for (int i = 0; i < n_spans; ++i) {
     const gpt2fast_span& s = spans[i];
     const auto* cache = reinterpret_cast<const KvCache*>(s.cache);
-    if (!cache || s.n_tokens < 1 || s.n_rows < 0 || s.n_rows > s.n_tokens) return false;
+    if (s.n_tokens < 1 || s.n_rows < 0 || s.n_rows > s.n_tokens) return false;
     const PageLayout &layout = cache->layout(),
                      first = reinterpret_cast<const KvCache*>(spans[0].cache)->layout();
     if (layout.n_layer != c.n_layer || layout.n_head != c.n_head || layout.head_dim != c.head_dim())
       return false;
     if (layout.f16 != first.f16 || s.n_tokens > c.n_ctx - cache->length()) return false;
-    for (int j = 0; j < i; ++j)
-      if (spans[j].cache == s.cache) return false;
     for (int t = 0; t < s.n_tokens; ++t)
       if (s.tokens[t] < 0 || s.tokens[t] >= c.n_vocab) return false;
   }
@@ -238,6 +255,8 @@ gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_sp
   if (control.threads < 1 || control.prompt_threads < 1 ||
       std::max(control.threads, control.prompt_threads) > kMaxThreads)
     return GPT2FAST_BAD_ARGUMENT;
+  const Hold hold(spans, n_spans);
+  if (!hold.complete()) return GPT2FAST_BUSY;
   if (!valid(model, spans, n_spans)) return GPT2FAST_BAD_ARGUMENT;
   try {
     return run_passes(model, spans, n_spans, control, hidden);

@@ -13,6 +13,7 @@ cdef extern from "api.h" nogil:
         GPT2FAST_NOT_FINITE
         GPT2FAST_OUT_OF_MEMORY
         GPT2FAST_BAD_ARGUMENT
+        GPT2FAST_BUSY
     ctypedef struct gpt2fast_span:
         gpt2fast_cache* cache
         const int32_t* tokens

@@ -190,6 +190,8 @@ cdef _raise(gpt2fast_status status, _Poll poll):
             "the model computed a value that is NaN or infinite: its weights are damaged")
     if status == GPT2FAST_OUT_OF_MEMORY:
         raise MemoryError("no memory for the key-value cache or the work space")
+    if status == GPT2FAST_BUSY:
+        raise RuntimeError("the session is in use by another thread")
     raise ValueError("a token is outside the vocabulary, or there are more than the context holds")
 
 
