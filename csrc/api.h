@@ -19,7 +19,8 @@ typedef enum {
   GPT2FAST_NOT_FINITE = 4,     // an activation or a logit is NaN or infinite; likewise
   GPT2FAST_OUT_OF_MEMORY = 5,  // the cache or a work buffer could not be allocated; likewise
   GPT2FAST_BAD_ARGUMENT = 6,   // a token outside the vocabulary, more tokens than fit the context
-  GPT2FAST_BUSY = 7            // another call is using one of the caches
+  GPT2FAST_BUSY = 7,           // another call is using one of the caches
+  GPT2FAST_NO_THREAD = 8       // the system refuses to start another thread
 } gpt2fast_status;
 
 typedef struct gpt2fast_model

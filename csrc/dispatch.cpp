@@ -84,6 +84,14 @@ const Kernels& active() {
   return chosen;
 }
 
+const Kernels& active_or_scalar() noexcept {
+  try {
+    return active();
+  } catch (const std::exception&) {
+    return gpt2fast_target_scalar;
+  }
+}
+
 void force_target(const std::string& name) {
   forced.store(name.empty() ? nullptr : &find(name, "target"), std::memory_order_release);
 }

@@ -18,6 +18,8 @@ struct TargetState {
 
 std::vector<TargetState> targets();  // all that the project has, best first
 const Kernels& active();  // throws std::invalid_argument if GPT2FAST_TARGET names no usable target
+const Kernels&
+active_or_scalar() noexcept;  // the same, but the specification where active() throws
 void force_target(
     const std::string& name);  // "" returns to the automatic choice; throws std::invalid_argument
 

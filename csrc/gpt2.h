@@ -87,6 +87,9 @@ struct Model {
 gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_spans,
                         const gpt2fast_control& control, float* hidden = nullptr);
 
+// Every pass, running or to come, ends as cancelled: the process is about to end.
+void stop_all();
+
 double now();  // monotonic seconds
 
 }  // namespace gpt2fast

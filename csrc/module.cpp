@@ -1,8 +1,35 @@
 // The Python module gpt2fast._core.
 #include "module.h"
 
+#include <atomic>
+#include <thread>
+
 #include "cpu.h"
 #include "dispatch.h"
+#include "gpt2.h"
+
+namespace gpt2fast {
+namespace {
+
+std::atomic<int> calls{0};
+
+// Runs before the interpreter is finalised, while other threads can still take the GIL: ends their
+// calls and waits.
+void stop_at_exit() {
+  stop_all();
+  const py::gil_scoped_release release;
+  while (calls.load() > 0) std::this_thread::yield();
+}
+
+}  // namespace
+
+Call::Call() { ++calls; }
+Call::~Call() { --calls; }
+
+Released::Released() : state_(PyEval_SaveThread()) {}
+Released::~Released() { PyEval_RestoreThread(state_); }
+
+}  // namespace gpt2fast
 
 using namespace gpt2fast;  // NOLINT
 
@@ -67,6 +94,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     return d;
   });
 
+  m.attr("MAX_THREADS") = kMaxThreads;
   bind_kernels(m);
   bind_model(m);
+  py::module_::import("atexit").attr("register")(py::cpp_function(stop_at_exit));
 }

@@ -64,6 +64,28 @@ inline bool is_f16(const std::string& cache_dtype) {
   return cache_dtype == "float16";
 }
 
+// A native call that may take the GIL again: ending the interpreter cancels and awaits it.
+struct Call {
+  Call();
+  ~Call();
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+};
+
+// Releases the GIL for its lifetime. A thread that asked for the GIL of a finalised interpreter
+// would be killed inside C++ frames, which aborts the process: hence the Call.
+class Released {
+ public:
+  Released();
+  ~Released();
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
+
+ private:
+  const Call call_;
+  PyThreadState* state_;
+};
+
 void bind_kernels(py::module_& m);  // formats and kernels one by one, and the roofs
 void bind_model(py::module_& m);    // Model, Cache and the C table
 

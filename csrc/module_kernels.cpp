@@ -18,7 +18,7 @@ py::array pack_weight(const py::array& weight, const std::string& dtype) {
   py::array_t<uint8_t> out(static_cast<py::ssize_t>(packed_bytes(d, n_out, n_in)));
   uint8_t* bytes = out.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const Released released;
     pack(d, w, n_out, n_in, bytes);
   }
   return out;
@@ -33,7 +33,7 @@ py::array unpack_weight(const py::array& packed, const std::string& dtype, int n
   Floats out({n_out, n_in});
   float* to = out.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const Released released;
     for (int o = 0; o < n_out; ++o)
       unpack_row(matrix, o, to + static_cast<size_t>(o) * static_cast<size_t>(n_in));
   }
@@ -70,7 +70,7 @@ Floats linear(const py::array& x, const py::array& packed, const std::string& dt
   const float* b = bias.is_none() ? nullptr : vector_of(py::cast<py::array>(bias), n_out, "bias");
   Floats y({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(n_out)});
   float* out = y.mutable_data();
-  const py::gil_scoped_release release;
+  const Released released;
   probe_linear(matrix, b, rows, n, out, threads);
   return y;
 }
@@ -110,7 +110,7 @@ Floats attention(const py::array& q, const py::array& k, const py::array& v, flo
   const int n = static_cast<int>(q.shape(0)), m = static_cast<int>(k.shape(0));
   const int n_head = checked_int(q.shape(1), "n_head"),
             head_dim = checked_int(q.shape(2), "head_dim");
-  const py::gil_scoped_release release;
+  const Released released;
   probe_attention(qs, ks, vs, n, m, n_head, head_dim, scale, f16, threads, out);
   return y;
 }
@@ -179,7 +179,7 @@ void bind_kernels(py::module_& m) {
           reject("rounds is " + std::to_string(rounds) + "; allowed are 1 to 1000");
         Roofs r;
         {
-          const py::gil_scoped_release release;
+          const Released released;
           r = measure_roofs(threads, megabytes << 20, path.value_or(""), rounds);
         }
         py::dict d;

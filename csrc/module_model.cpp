@@ -27,7 +27,9 @@ struct PyModel {
                 return packed_of(py::cast<py::array>(arrays[py::str(name)]), bytes,
                                  "tensor '" + name + "'");
               }),
-        tensors(arrays) {}
+        tensors(arrays.attr("copy")()) {
+    active();  // a target that cannot be used is reported here
+  }
 
   static Config read_config(const py::dict& d) {
     Config c;
@@ -46,19 +48,22 @@ struct PyModel {
   }
 };
 
-void check_tokens(const PyModel& m, const py::array& a, int length) {
+// A copy of the ids, each of them checked: the array is Python's and may change.
+std::vector<int32_t> checked_tokens(const PyModel& m, const py::array& a, int length) {
   if (!py::isinstance<py::array_t<int32_t>>(a) || a.ndim() != 1 ||
       !(a.flags() & py::array::c_style) || a.size() < 1)
     reject("tokens must be a non-empty C-contiguous int32 array of one dimension");
-  const auto* ids = static_cast<const int32_t*>(a.data());
   const Config& c = m.model.config;
-  for (py::ssize_t i = 0; i < a.size(); ++i)
-    if (ids[i] < 0 || ids[i] >= c.n_vocab)
-      reject("token " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
-             " is outside the vocabulary; allowed are 0 to " + std::to_string(c.n_vocab - 1));
   if (a.size() > c.n_ctx - length)
     reject(std::to_string(length) + " + " + std::to_string(a.size()) +
            " tokens exceed the context of " + std::to_string(c.n_ctx));
+  const auto* data = static_cast<const int32_t*>(a.data());
+  std::vector<int32_t> ids(data, data + a.size());
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= c.n_vocab)
+      reject("token " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
+             " is outside the vocabulary; allowed are 0 to " + std::to_string(c.n_vocab - 1));
+  return ids;
 }
 
 int poll_signals(void*) {
@@ -77,6 +82,10 @@ void raise_for(gpt2fast_status status) {
       throw py::error_already_set();
     case GPT2FAST_OUT_OF_MEMORY:
       throw std::bad_alloc();
+    case GPT2FAST_CANCELLED:
+      throw std::runtime_error("the interpreter is shutting down");
+    case GPT2FAST_NO_THREAD:
+      throw std::runtime_error("the system refuses to start another thread");
     case GPT2FAST_BUSY:
       throw std::runtime_error("another thread's call is using the cache");
     default:
@@ -107,7 +116,10 @@ gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
   control.threads = threads;
   control.prompt_threads = prompt_threads;
   control.chunk = chunk;
-  control.poll = poll_signals;
+  const auto self = PyThread_get_thread_ident();
+  if (py::cast<unsigned long>(
+          py::module_::import("threading").attr("main_thread")().attr("ident")) == self)
+    control.poll = poll_signals;
   return control;
 }
 
@@ -120,22 +132,23 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
     reject("caches, tokens and rows must have one length of at least 1");
   std::vector<Floats> logits;
   std::vector<gpt2fast_span> spans;
+  std::vector<std::vector<int32_t>> ids;
   for (size_t i = 0; i < caches.size(); ++i) {
+    if (!caches[i]) reject("cache " + std::to_string(i) + " is None");
     if (std::find(caches.begin(), caches.begin() + static_cast<std::ptrdiff_t>(i), caches[i]) !=
         caches.begin() + static_cast<std::ptrdiff_t>(i))
       reject("cache " + std::to_string(i) + " is given twice");
-    check_tokens(m, tokens[i], caches[i]->length());
-    const auto n = static_cast<int32_t>(tokens[i].size());
+    ids.push_back(checked_tokens(m, tokens[i], caches[i]->length()));
+    const auto n = static_cast<int32_t>(ids.back().size());
     if (rows[i] < 0 || rows[i] > n)
       reject("rows is " + std::to_string(rows[i]) + "; allowed are 0 to " + std::to_string(n));
     logits.emplace_back(std::vector<py::ssize_t>{rows[i], m.model.config.n_vocab});
-    spans.push_back({reinterpret_cast<gpt2fast_cache*>(caches[i]),
-                     static_cast<const int32_t*>(tokens[i].data()), n, rows[i],
+    spans.push_back({reinterpret_cast<gpt2fast_cache*>(caches[i]), ids.back().data(), n, rows[i],
                      logits.back().mutable_data()});
   }
   gpt2fast_status status;
   {
-    const py::gil_scoped_release release;
+    const Released released;
     status = forward(m.model, spans.data(), static_cast<int>(spans.size()), control);
   }
   raise_for(status);
@@ -144,18 +157,17 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
 
 Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads) {
   const gpt2fast_control control = control_for(threads, threads, 0);
-  check_tokens(m, tokens, 0);
+  const std::vector<int32_t> ids = checked_tokens(m, tokens, 0);
   const Config& c = m.model.config;
   Floats hidden(
       {static_cast<py::ssize_t>(c.n_layer + 1), tokens.size(), static_cast<py::ssize_t>(c.n_embd)});
   float* to = hidden.mutable_data();
   KvCache cache(m.model.page_layout(f16));
-  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache),
-                           static_cast<const int32_t*>(tokens.data()),
-                           static_cast<int32_t>(tokens.size()), 0, nullptr};
+  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache), ids.data(),
+                           static_cast<int32_t>(ids.size()), 0, nullptr};
   gpt2fast_status status;
   {
-    const py::gil_scoped_release release;
+    const Released released;
     status = forward(m.model, &span, 1, control, to);
   }
   raise_for(status);
@@ -167,6 +179,7 @@ const gpt2fast_api kApi = {
     .forward =
         [](gpt2fast_model* m, const gpt2fast_span* spans, int32_t n,
            const gpt2fast_control* control) {
+          const Call call;  // ending the interpreter waits for it
           return forward(*reinterpret_cast<const Model*>(m), spans, n, *control);
         },
     .n_vocab =
@@ -183,23 +196,23 @@ const gpt2fast_api kApi = {
     .exp =
         [](const float* in, float* out, size_t n) {
           const FloatEnvironment environment;
-          active().exp(in, out, n);
+          active_or_scalar().exp(in, out, n);
         },
     .log =
         [](const float* in, float* out, size_t n) {
           const FloatEnvironment environment;
-          active().log(in, out, n);
+          active_or_scalar().log(in, out, n);
         },
-    .max = [](const float* in, size_t n) { return active().max(in, n); },
+    .max = [](const float* in, size_t n) { return active_or_scalar().max(in, n); },
     .sum =
         [](const float* in, size_t n) {
           const FloatEnvironment environment;
-          return active().sum(in, n);
+          return active_or_scalar().sum(in, n);
         },
     .exp_sum =
         [](const float* in, float shift, float scale, float* out, size_t n) {
           const FloatEnvironment environment;
-          return active().exp_sum(in, shift, scale, out, n);
+          return active_or_scalar().exp_sum(in, shift, scale, out, n);
         },
 };
 

@@ -3,8 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <system_error>
 
 namespace gpt2fast {
+namespace {
+
+std::atomic<bool> stopping{false};
+
+}  // namespace
 
 // Pieces are runs of output blocks, times groups of rows where there are too few blocks to go
 // round.
@@ -105,7 +111,8 @@ bool Pass::keep_going(int layer, int thread) {
 }
 
 gpt2fast_status Pass::interrupted() {
-  if (control_.cancel && *control_.cancel) return GPT2FAST_CANCELLED;
+  if (stopping.load(std::memory_order_relaxed) || (control_.cancel && *control_.cancel))
+    return GPT2FAST_CANCELLED;
   const double time = now();
   if (control_.deadline > 0 && time > control_.deadline) return GPT2FAST_DEADLINE;
   if (!control_.poll || time - polled_ < 0.05) return GPT2FAST_OK;
@@ -201,14 +208,16 @@ gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n
   int64_t total = 0;
   for (int i = 0; i < n_spans; ++i) total += spans[i].n_tokens;
   const int chunk = std::max(control.chunk > 0 ? control.chunk : 512, 1);
-  const int threads = total == n_spans ? control.threads : control.prompt_threads;
+  const int asked = total == n_spans ? control.threads : control.prompt_threads;
+  const int threads = inside_team() ? 1 : asked;
   // Steps of all sequences go together however many there are; what is longer is cut into chunks.
   const int rows = total == n_spans ? n_spans : static_cast<int>(std::min<int64_t>(chunk, total));
   auto workspace = model.take_workspace(rows, threads, n_spans);
   gpt2fast_status status = GPT2FAST_OK;
+  double polled = now();
   for (int span = 0, done = 0; span < n_spans && status == GPT2FAST_OK;) {
     Team team(threads);
-    Pass pass(model, control, team, *workspace, hidden, spans[0].n_tokens, done);
+    Pass pass(model, control, team, *workspace, hidden, spans[0].n_tokens, done, polled);
     for (int left = rows; left > 0 && span < n_spans;) {
       const gpt2fast_span& s = spans[span];
       const int n = std::min(left, s.n_tokens - done), unwanted = s.n_tokens - s.n_rows;
@@ -260,10 +269,14 @@ gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_sp
   if (!valid(model, spans, n_spans)) return GPT2FAST_BAD_ARGUMENT;
   try {
     return run_passes(model, spans, n_spans, control, hidden);
-  } catch (const std::exception&) {  // bad_alloc, or the system refuses another thread
+  } catch (const std::bad_alloc&) {
     return GPT2FAST_OUT_OF_MEMORY;
+  } catch (const std::system_error&) {
+    return GPT2FAST_NO_THREAD;
   }
 }
+
+void stop_all() { stopping = true; }
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

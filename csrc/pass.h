@@ -36,10 +36,10 @@ struct AttentionItem {
 class Pass {
  public:
   Pass(const Model& model, const gpt2fast_control& control, Team& team, Workspace& w, float* hidden,
-       int hidden_rows, int hidden_first)
+       int hidden_rows, int hidden_first, double& polled)
       : m_(model), c_(model.config), k_(active()), control_(control), team_(team), w_(w),
         hidden_(hidden), hidden_rows_(hidden_rows), hidden_first_(hidden_first),
-        quantized_(model.dtype == Dtype::int8) {}
+        quantized_(model.dtype == Dtype::int8), polled_(polled) {}
 
   void add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows);
   gpt2fast_status run();
@@ -86,7 +86,7 @@ class Pass {
   std::vector<int> sequence_of_;  // of each row
   std::vector<AttentionItem> items_;
   std::vector<KvSlot> slots_;  // of each row
-  double polled_ = now();
+  double& polled_;             // when poll() was last called
   gpt2fast_status verdict_[2] = {GPT2FAST_OK, GPT2FAST_OK};
   std::atomic<bool> finite_{true};
 };

@@ -139,14 +139,28 @@ Pool& pool() {
   return *made.release();
 }
 
+thread_local bool inside = false;
+
+struct Inside {
+  Inside() : before(inside) { inside = true; }
+  ~Inside() { inside = before; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  const bool before;
+};
+
 }  // namespace
+
+bool inside_team() { return inside; }
 
 void Team::barrier() {
   const uint32_t generation = generation_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
     arrived_.store(0, std::memory_order_relaxed);
     next_.store(0, std::memory_order_relaxed);
-    generation_.store(generation + 1, std::memory_order_release);
+    // Sequentially consistent: notify_all() may skip the wake-up only if it sees that nobody
+    // sleeps.
+    generation_.store(generation + 1, std::memory_order_seq_cst);
     generation_.notify_all();
   } else {
     wait_for_change(generation_, generation, spins_for(threads_), kBarrierPatience);
@@ -155,6 +169,7 @@ void Team::barrier() {
 
 void run_team(Team& team, void (*f)(void*, int), void* context) {
   const FloatEnvironment environment;
+  const Inside mark;
   if (team.threads() == 1)
     f(context, 0);
   else

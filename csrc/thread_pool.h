@@ -41,6 +41,10 @@ class Team {
   alignas(64) std::atomic<uint32_t> generation_{0};
 };
 
+// Whether the caller is running inside a team: a Python signal handler that calls the model again,
+// say. It must not ask for another team of more than one, which would wait for its own.
+bool inside_team();
+
 // Runs f(context, thread) for each thread of the team; calls from several threads take turns in
 // order of arrival. A team of one runs at once on the caller. Throws std::bad_alloc or
 // std::system_error if threads cannot be started.

@@ -14,6 +14,7 @@ cdef extern from "api.h" nogil:
         GPT2FAST_OUT_OF_MEMORY
         GPT2FAST_BAD_ARGUMENT
         GPT2FAST_BUSY
+        GPT2FAST_NO_THREAD
     ctypedef struct gpt2fast_span:
         gpt2fast_cache* cache
         const int32_t* tokens

@@ -192,6 +192,8 @@ cdef _raise(gpt2fast_status status, _Poll poll):
         raise MemoryError("no memory for the key-value cache or the work space")
     if status == GPT2FAST_BUSY:
         raise RuntimeError("the session is in use by another thread")
+    if status == GPT2FAST_NO_THREAD:
+        raise RuntimeError("the system refuses to start another thread: ask for fewer threads")
     raise ValueError("a token is outside the vocabulary, or there are more than the context holds")
 
 

@@ -30,7 +30,7 @@ GPT2FAST_INLINE void put_block(const Rows& out, int row, int block, bool quantiz
     probe = Isa::fma(v[j], Isa::zero(), probe);  // NaN if v is not finite
   }
   const float absmax = Isa::max(top), nan = Isa::sum(probe);
-  const bool empty = absmax < 1e-30f;
+  const bool damaged = nan != 0.0f, empty = absmax < 1e-30f || damaged;
   const float scale = absmax / 127.0f;
   const auto divisor = Isa::set(empty ? 1.0f : scale);
   auto total = Isa::to_int(Isa::zero());
@@ -41,7 +41,7 @@ GPT2FAST_INLINE void put_block(const Rows& out, int row, int block, bool quantiz
     total = Isa::add_int(total, q);
   }
   out.sum[at / kBlock] = Isa::sum_int(total);
-  out.scale[at / kBlock] = nan == 0.0f ? (empty ? 0.0f : scale) : nan;
+  out.scale[at / kBlock] = damaged ? nan : empty ? 0.0f : scale;
 }
 
 template <class Isa>
