@@ -1,12 +1,13 @@
 """MB/s of encoding and decoding beside tiktoken and tokenizers: medians of interleaved runs.
 
-    GPT2FAST_TEST_DATA=... python benchmarks/tokenizer_speed.py     (CPU time of one thread)
+GPT2FAST_TEST_DATA=... python benchmarks/tokenizer_speed.py     (CPU time of one thread)
 """
 
 import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ def main() -> None:
         ids = ours.encode(text)
         assert ids == other.encode_ordinary(text) == theirs.encode(text).ids
         cases: dict[str, Callable[[], Any]] = {
-            "encode gpt2fast": lambda text=text: ours.encode(text),
-            "tiktoken": lambda text=text: other.encode_ordinary(text),
-            "tokenizers": lambda text=text: theirs.encode(text),
-            "decode gpt2fast": lambda ids=ids: ours.decode(ids),
-            "decode tiktoken": lambda ids=ids: other.decode(ids),
+            "encode gpt2fast": partial(ours.encode, text),
+            "tiktoken": partial(other.encode_ordinary, text),
+            "tokenizers": partial(theirs.encode, text),
+            "decode gpt2fast": partial(ours.decode, ids),
+            "decode tiktoken": partial(other.decode, ids),
         }
         spent: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(ROUNDS):

@@ -20,26 +20,28 @@
 namespace gpt2fast {
 namespace {
 
-// Seconds that the slowest thread of a team needs for f(thread).
+// Seconds from when the first thread of a team begins f(thread) to when the last one ends.
 template <class Function>
 double time_team(int threads, Function f) {
   struct Context {
     Team team;
     Function& f;
-    std::atomic<double> begin{0}, end{0};
-  } context{Team(threads), f, {}, {}};
+    std::vector<double> begin, end;
+  };
+  const auto n = static_cast<size_t>(threads);
+  Context context{Team(threads), f, std::vector<double>(n), std::vector<double>(n)};
   run_team(
       context.team,
       [](void* p, int thread) {
         auto& c = *static_cast<Context*>(p);
         c.team.for_each(c.team.threads(), [](int) {});  // all are awake
-        if (thread == 0) c.begin = now();
+        c.begin[static_cast<size_t>(thread)] = now();
         c.f(thread);
-        c.team.for_each(c.team.threads(), [](int) {});
-        if (thread == 0) c.end = now();
+        c.end[static_cast<size_t>(thread)] = now();
       },
       &context);
-  return context.end - context.begin;
+  return *std::max_element(context.end.begin(), context.end.end()) -
+         *std::min_element(context.begin.begin(), context.begin.end());
 }
 
 double read_rate(int threads, const uint8_t* data, size_t bytes) {

@@ -1,0 +1,124 @@
+"""Facts about the machine and the build, and what the CPUs did while something was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gpt2fast
+from gpt2fast import _core
+from gpt2fast.threads import available_cpus
+
+FOREIGN_LIMIT = 0.075  # of all CPU time; what was measured while others took more is dropped
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_STAT = Path("/proc/stat")
+_BUSY = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, softirq and stolen
+
+
+def facts() -> dict[str, Any]:
+    """Return what a reader needs to compare one run with another."""
+    supported = _core.supported()
+    return {
+        "version": gpt2fast.__version__,
+        "cpu": cpu_model(),
+        "cpus": available_cpus(),
+        "caches": caches(),
+        "memory_bytes": _memory(),
+        "target": _core.target(),
+        "targets": [name for name, missing in supported.items() if not missing],
+        "compiler": compiler(),
+    }
+
+
+def cpu_model() -> str:
+    """Return the CPU's name as the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def caches() -> dict[str, str]:
+    """Return the size of each cache of the first CPU, and how many CPUs share it; {} if unknown."""
+    found = {}
+    for folder in sorted(_CACHES.glob("index*")):
+        try:
+            level, kind, size, shared = (
+                (folder / name).read_text().strip()
+                for name in ("level", "type", "size", "shared_cpu_list")
+            )
+        except OSError:
+            continue
+        suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
+        found[f"L{level}{suffix}"] = f"{size} (CPUs {shared})"
+    return found
+
+
+def compiler() -> str:
+    """Return what compiled the core, as the compiler left it in the module; "unknown" if not."""
+    content = Path(_core.__file__).read_bytes()
+    found = re.search(rb"(GCC: \([^)\0]*\) [\d.]+|clang version [\d.]+)", content)
+    return found[1].decode() if found else "unknown"
+
+
+def commit() -> dict[str, Any]:
+    """Return the commit of this source tree, wherever the run was started; {} without git."""
+    root = Path(__file__).parent
+    try:
+        head, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"id": head, "dirty": bool(changes)}
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class CpuClock:
+    """CPU seconds so far: of the whole machine, and of this process and its children."""
+
+    wall: float
+    busy: float | None
+    own: float
+
+    @staticmethod
+    def now() -> CpuClock:
+        times = os.times()
+        own = time.process_time() + times.children_user + times.children_system
+        return CpuClock(time.perf_counter(), _busy(), own)
+
+    def foreign(self, later: CpuClock) -> float | None:
+        """Return the share of all CPU time until `later` that others took; None if unknown."""
+        if self.busy is None or later.busy is None:
+            return None
+        others = (later.busy - self.busy) - (later.own - self.own)
+        return max(0.0, others / (later.wall - self.wall) / (os.cpu_count() or 1))
+
+
+def _busy() -> float | None:
+    """Return the seconds that the CPUs of the machine were busy or stolen; only Linux tells."""
+    try:
+        with _STAT.open() as file:
+            ticks = file.readline().split()[1:]
+    except OSError:
+        return None
+    return sum(int(ticks[i]) for i in _BUSY if i < len(ticks)) / os.sysconf("SC_CLK_TCK")
