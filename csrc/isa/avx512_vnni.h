@@ -7,9 +7,7 @@
 // registers: hence pin().
 #pragma once
 
-#include <immintrin.h>
-
-#include "isa/isa.h"
+#include "isa/avx2.h"
 
 namespace gpt2fast {
 namespace {
@@ -65,21 +63,14 @@ struct Avx512Vnni {
     const I mantissa = _mm512_and_si512(offset, _mm512_set1_epi32(0x7fffff));
     return _mm512_castsi512_ps(_mm512_add_epi32(mantissa, base));
   }
-  GPT2FAST_INLINE float sum(F a) {
-    const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-    const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
-    return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+  GPT2FAST_INLINE Avx2::F halves(F a) {
+    return {_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)};
   }
-  GPT2FAST_INLINE float max(F a) {
-    const __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    const __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-    const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
-    return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
-  }
+  GPT2FAST_INLINE float sum(F a) { return Avx2::sum(halves(a)); }
+  GPT2FAST_INLINE float max(F a) { return Avx2::max(halves(a)); }
   GPT2FAST_INLINE int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
   GPT2FAST_INLINE I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
-  GPT2FAST_INLINE float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+  GPT2FAST_INLINE float root(float x) { return Avx2::root(x); }
   GPT2FAST_INLINE void store_bytes(int8_t* p, I a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
   }
@@ -105,9 +96,7 @@ struct Avx512Vnni {
   GPT2FAST_INLINE F pin(F a) { return a; }
   GPT2FAST_INLINE I pin(I a) { return a; }
 #endif
-  GPT2FAST_INLINE void prefetch(const void* p) {
-    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-  }
+  GPT2FAST_INLINE void prefetch(const void* p) { Avx2::prefetch(p); }
 };
 
 static_assert(Isa<Avx512Vnni>);
