@@ -1,15 +1,15 @@
 from collections.abc import Iterable
 
 class BPE:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         blob: bytes,
         offsets: bytes,
         flags: bytes,
         merges: bytes,
         *,
         known_direct: bool = False,
-    ) -> None: ...
+    ) -> BPE: ...
     @property
     def n_vocab(self) -> int: ...
     def sections(self) -> tuple[bytes, bytes, bytes, bytes]: ...

@@ -13,15 +13,15 @@ class CancelFlag:
     def is_set(self) -> bool: ...
 
 class StopStrings:
-    def __init__(self, strings: list[bytes], table: bytes, offsets: bytes) -> None: ...
+    def __new__(cls, strings: list[bytes], table: bytes, offsets: bytes) -> StopStrings: ...
 
 class Workspace:
-    def __init__(self, n_vocab: int) -> None: ...
+    def __new__(cls, n_vocab: int) -> Workspace: ...
 
 class Sequence:
     cache: _core.Cache
-    def __init__(
-        self,
+    def __new__(
+        cls,
         cache: _core.Cache,
         tokens: NDArray[np.int32],
         n_prompt: int,
@@ -36,7 +36,7 @@ class Sequence:
         min_p: float,
         seed: int,
         sample: int,
-    ) -> None: ...
+    ) -> Sequence: ...
     @property
     def n_tokens(self) -> int: ...
     @property
@@ -54,25 +54,25 @@ def run(
     prompt_threads: int,
     seconds: float,
     cancel: CancelFlag | None = None,
-    deadline: float = 0,
+    deadline: float = 0.0,
 ) -> None: ...
 def filtered(
     logits: NDArray[np.float32],
     *,
-    temperature: float = 1,
+    temperature: float = 1.0,
     top_k: int = 0,
-    top_p: float = 1,
-    min_p: float = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> dict[int, int]: ...
 def sample(
     logits: NDArray[np.float32],
     random: int,
     workspace: Workspace | None = None,
     *,
-    temperature: float = 1,
+    temperature: float = 1.0,
     top_k: int = 0,
-    top_p: float = 1,
-    min_p: float = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> int: ...
 def random(seed: int, sample: int, position: int) -> int: ...
 def philox4x32(

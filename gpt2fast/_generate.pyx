@@ -9,7 +9,7 @@ was cut short is simply called again.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import threading
@@ -52,8 +52,11 @@ cdef int _poll(void* context) noexcept with gil:
 
 
 cdef void add_token(State* state, int32_t token) noexcept nogil:
-    """Append a token and decide whether it ends the text."""
+    """Append a token, if there is room, and decide whether it ends the text."""
     cdef int32_t i, new = state.n_tokens - state.n_prompt
+    if state.n_tokens >= state.limit:
+        state.finish = LENGTH
+        return
     state.tokens[state.n_tokens] = token
     state.n_tokens += 1
     state.visible[new] = state.visible[new - 1] if new else 0
@@ -135,17 +138,31 @@ def now() -> float:
     return api.now()
 
 
-def run(model, list sequences, Workspace workspace, *, int32_t threads, int32_t prompt_threads,
-        double seconds, CancelFlag cancel=None, double deadline=0) -> None:
+cdef _hold(object lock, list held):
+    """Take the lock of a sequence or workspace for one call, which releases all that it held."""
+    if not lock.acquire(False):
+        raise RuntimeError("the text or the workspace is in use by another call")
+    held.append(lock)
+
+
+def run(model, list sequences not None, Workspace workspace not None, *, int32_t threads,
+        int32_t prompt_threads, double seconds, CancelFlag cancel=None,
+        double deadline=0) -> None:
     """Go on with all unfinished sequences, at least by one token each.
 
     Returns when one is finished or the seconds are over: call again until all have a
     finish_reason. `model` is a _core.Model. Raises what a signal handler raised, looked for on the
-    main thread; FloatingPointError, MemoryError or ValueError if the forward pass failed.
+    main thread; FloatingPointError, MemoryError or ValueError if the forward pass failed;
+    RuntimeError if another call is using a sequence or the workspace.
     """
     cdef gpt2fast_model* handle = <gpt2fast_model*>PyCapsule_GetPointer(
         model.capsule(), "gpt2fast.model")
-    cdef int32_t i, n = len(sequences)
+    cdef tuple texts = tuple(sequences)  # kept whatever becomes of the list
+    cdef Sequence text
+    cdef list held = []
+    cdef int32_t i, n = len(texts), n_vocab = api.n_vocab(handle)
+    if n == 0:
+        return
     cdef gpt2fast_span* spans = <gpt2fast_span*>PyMem_Malloc(n * sizeof(gpt2fast_span))
     cdef State** states = <State**>PyMem_Malloc(n * sizeof(void*))
     cdef gpt2fast_control control
@@ -163,8 +180,13 @@ def run(model, list sequences, Workspace workspace, *, int32_t threads, int32_t 
         if threading.current_thread() is threading.main_thread():
             control.poll, control.poll_context = _poll, <void*>poll
         poll.last = api.now()
+        _hold(workspace.lock, held)
         for i in range(n):
-            states[i] = &(<Sequence?>sequences[i]).state
+            text = <Sequence?>texts[i]
+            _hold(text.lock, held)
+            if min(text.logits.shape[0], workspace.n_vocab) < n_vocab:
+                raise ValueError(f"logits and workspace must have room for {n_vocab} tokens")
+            states[i] = &text.state
             if states[i].started == 0:
                 states[i].started = states[i].last_at = poll.last
         with nogil:
@@ -178,6 +200,8 @@ def run(model, list sequences, Workspace workspace, *, int32_t threads, int32_t 
         elif status != GPT2FAST_OK:
             _raise(status, poll)
     finally:
+        for lock in held:
+            lock.release()
         PyMem_Free(spans)
         PyMem_Free(states)
 
@@ -200,18 +224,19 @@ cdef _raise(gpt2fast_status status, _Poll poll):
 # One by one, for tests and benchmarks.
 
 cdef Kept _filtered(float[::1] logits, Workspace workspace, double temperature, int32_t top_k,
-                    double top_p, double min_p):
-    cdef Filters filters
+                    double top_p, double min_p) except *:
+    cdef Filters filters = checked_filters(temperature, top_k, top_p, min_p)
     cdef Kept kept
-    cdef int32_t n = logits.shape[0]
-    filters.temperature, filters.top_k = temperature, top_k
-    filters.top_p, filters.min_p = top_p, min_p
+    cdef int32_t n = workspace.n_vocab
+    if not 1 <= logits.shape[0] <= n:
+        raise ValueError(f"{logits.shape[0]} logits; allowed: 1 to {n}, as the workspace has")
+    n = logits.shape[0]
     with nogil:
         kept = apply_filters(api, &logits[0], n, &filters, &workspace.scratch)
     return kept
 
 
-def filtered(float[::1] logits, *, double temperature=1, int32_t top_k=0, double top_p=1,
+def filtered(float[::1] logits not None, *, double temperature=1, int32_t top_k=0, double top_p=1,
              double min_p=0) -> dict[int, int]:
     """Return the tokens that the filters keep: {token: integer proportional to its probability}."""
     cdef Workspace workspace = Workspace(logits.shape[0])
@@ -222,15 +247,20 @@ def filtered(float[::1] logits, *, double temperature=1, int32_t top_k=0, double
     return {(i if kept.ids == NULL else kept.ids[i]): masses[i] for i in range(kept.n) if masses[i]}
 
 
-def sample(float[::1] logits, uint64_t random, Workspace workspace=None, *, double temperature=1,
-           int32_t top_k=0, double top_p=1, double min_p=0) -> int:
+def sample(float[::1] logits not None, uint64_t random, Workspace workspace=None, *,
+           double temperature=1, int32_t top_k=0, double top_p=1, double min_p=0) -> int:
     """Return the token that 64 random bits draw from a row of logits."""
     if workspace is None:
         workspace = Workspace(logits.shape[0])
-    cdef Kept kept = _filtered(logits, workspace, temperature, top_k, top_p, min_p)
-    if kept.n == NO_TOKEN:
-        raise FloatingPointError("logits must be finite or -infinity, one at least finite")
-    return draw(&kept, workspace.scratch.masses, random)
+    cdef Kept kept
+    _hold(workspace.lock, [])
+    try:
+        kept = _filtered(logits, workspace, temperature, top_k, top_p, min_p)
+        if kept.n == NO_TOKEN:
+            raise FloatingPointError("logits must be finite or -infinity, one at least finite")
+        return draw(&kept, workspace.scratch.masses, random)
+    finally:
+        workspace.lock.release()
 
 
 def random(uint64_t seed, uint32_t sample, uint32_t position) -> int:
@@ -248,7 +278,7 @@ def philox4x32(counter: tuple[int, int, int, int],
     return block[0], block[1], block[2], block[3]
 
 
-def scan(StopStrings stops, tokens: list[int]) -> tuple[bool, list[int]]:
+def scan(StopStrings stops not None, tokens: list[int]) -> tuple[bool, list[int]]:
     """Tell whether these tokens are stopped, and how many bytes may be shown after each."""
     cdef int32_t states[64]
     cdef int64_t n_bytes = 0, visible = 0

@@ -64,6 +64,18 @@ cdef struct Prefix:
     int32_t last
 
 
+cdef Filters checked_filters(double temperature, int32_t top_k, double top_p,
+                             double min_p) except *:
+    """Return the filters; raise ValueError outside the ranges, NaN too, that the masses rely on."""
+    cdef Filters filters
+    if not ((temperature == 0 or 1e-6 <= temperature <= 1e6) and top_k >= 0
+            and 0 < top_p <= 1 and 0 <= min_p <= 1):
+        raise ValueError("temperature, top_k, top_p or min_p is out of range")
+    filters.temperature, filters.top_k = temperature, top_k
+    filters.top_p, filters.min_p = top_p, min_p
+    return filters
+
+
 cdef inline uint64_t multiply_high(uint64_t a, uint64_t b) noexcept nogil:
     """Return floor(a * b / 2^64)."""
     cdef uint64_t a0 = <uint32_t>a, a1 = a >> 32, b0 = <uint32_t>b, b1 = b >> 32

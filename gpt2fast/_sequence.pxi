@@ -48,13 +48,18 @@ cdef class CancelFlag:
 
 
 cdef class Workspace:
-    """Buffers for one row of logits."""
+    """Buffers for one row of logits. Raises ValueError unless it has a token."""
 
     cdef Scratch scratch
+    cdef int32_t n_vocab
     cdef void* memory
+    cdef object lock                     # held by the call that uses the buffers
 
-    def __cinit__(self, size_t n_vocab) -> None:
-        self.memory = PyMem_Malloc(5 * n_vocab * sizeof(int32_t))
+    def __cinit__(self, int32_t n_vocab) -> None:
+        if n_vocab < 1:
+            raise ValueError("a row of logits has one token at least")
+        self.n_vocab, self.lock = n_vocab, threading.Lock()
+        self.memory = PyMem_Malloc(5 * <size_t>n_vocab * sizeof(int32_t))
         if self.memory == NULL:
             raise MemoryError
         self.scratch.weights = <float*>self.memory
@@ -71,7 +76,8 @@ cdef class Sequence:
     """A text being written: its tokens, its cache, how to draw and when to stop.
 
     `tokens` and `visible` are filled in place. The first n_prompt tokens are given; `logits` must
-    be those of the last one if the cache holds them all.
+    be those of the last one if the cache holds them all. Raises ValueError for lengths that do not
+    fit each other, and for filters out of range.
     """
 
     cdef State state
@@ -81,13 +87,20 @@ cdef class Sequence:
     cdef int64_t[::1] visible_bytes
     cdef const int32_t[::1] stop_tokens
     cdef StopStrings stops
+    cdef object lock                     # held by the call that writes the text
 
-    def __cinit__(self, cache, int32_t[::1] tokens, int32_t n_prompt, float[::1] logits,
-                  const int32_t[::1] stop_tokens, int64_t[::1] visible, StopStrings stops, *,
-                  double temperature, int32_t top_k, double top_p, double min_p, uint64_t seed,
+    def __cinit__(self, cache, int32_t[::1] tokens not None, int32_t n_prompt,
+                  float[::1] logits not None, const int32_t[::1] stop_tokens not None,
+                  int64_t[::1] visible not None, StopStrings stops, *, double temperature,
+                  int32_t top_k, double top_p, double min_p, uint64_t seed,
                   uint32_t sample) -> None:
         cdef State* state = &self.state
         cdef size_t n_bytes
+        if not 1 <= n_prompt < tokens.shape[0] <= INT32_MAX:
+            raise ValueError("tokens must have room for the prompt and for one more at least")
+        if visible.shape[0] < tokens.shape[0] - n_prompt or logits.shape[0] < 1:
+            raise ValueError("visible must have room for each new token, logits for a row")
+        self.lock = threading.Lock()
         self.cache, self.stops = cache, stops
         self.tokens, self.logits = tokens, logits
         self.stop_tokens, self.visible_bytes = stop_tokens, visible
@@ -95,8 +108,7 @@ cdef class Sequence:
         state.tokens, state.limit = &tokens[0], tokens.shape[0]
         state.n_tokens = state.n_prompt = n_prompt
         state.logits, state.visible = &logits[0], &visible[0]
-        state.filters.temperature, state.filters.top_k = temperature, top_k
-        state.filters.top_p, state.filters.min_p = top_p, min_p
+        state.filters = checked_filters(temperature, top_k, top_p, min_p)
         state.seed, state.sample = seed, sample
         state.n_stop_tokens = stop_tokens.shape[0]
         if state.n_stop_tokens:

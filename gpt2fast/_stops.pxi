@@ -22,20 +22,33 @@ cdef class StopStrings:
     cdef Automaton automaton
 
     def __cinit__(self, strings: list[bytes], table: bytes, offsets: bytes) -> None:
-        """Take the strings, none empty, and the tokens' bytes with n + 1 offsets as uint32."""
+        """Take the strings, none empty, and the tokens' bytes with n + 1 offsets as uint32.
+
+        Raises ValueError for an empty string, and for offsets that fall or lead out of the table.
+        """
         cdef Automaton* it = &self.automaton
         cdef int32_t i, j, start, length, matched
-        self.pattern, self.table, self.offsets = b"".join(strings), table, offsets
+        cdef uint32_t before = 0
+        cdef tuple all_strings = tuple(strings)
+        if not all(isinstance(string, bytes) and string for string in all_strings):
+            raise ValueError("stop strings must be bytes, none empty")
+        self.pattern, self.table, self.offsets = b"".join(all_strings), table, offsets
+        if len(self.pattern) > INT32_MAX or len(self.offsets) % 4 or not self.offsets:
+            raise ValueError("stop strings are too long, or there are no offsets")
         it.pattern, it.token_bytes = <const uint8_t*>self.pattern, <const uint8_t*>self.table
         it.offsets = <const uint32_t*><const char*>self.offsets
-        it.n_table, it.n_strings = len(offsets) // 4 - 1, len(strings)
+        it.n_table, it.n_strings = len(self.offsets) // 4 - 1, len(all_strings)
+        for i in range(<int32_t>it.n_table + 1):
+            if not before <= it.offsets[i] <= <size_t>len(self.table):
+                raise ValueError(f"offset {i} is out of order, or leads out of the table")
+            before = it.offsets[i]
         it.starts = <int32_t*>PyMem_Malloc((it.n_strings + 1) * sizeof(int32_t))
         it.fallback = <int32_t*>PyMem_Malloc((len(self.pattern) + 1) * sizeof(int32_t))
         if it.starts == NULL or it.fallback == NULL:
             raise MemoryError
         it.starts[0] = 0
         for i in range(it.n_strings):
-            start, length, matched = it.starts[i], len(strings[i]), 0
+            start, length, matched = it.starts[i], len(all_strings[i]), 0
             it.starts[i + 1] = start + length
             it.fallback[start] = 0
             for j in range(1, length):

@@ -6,17 +6,21 @@ import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+ABANDONED = 24 * 60 * 60  # seconds
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a temporary file that takes the place of `path` at the end of the block.
 
-    It is removed if the block raises. It lies in the same directory; it is flushed to the disk
+    It is removed if the block raises; one that a killed process left is, a day later, by the next
+    write. It lies in the same directory; it is flushed to the disk
     before the rename, and the directory after. An existing file's permission bits are kept. Raises
     OSError, among others if `path` is a directory or device.
     """
@@ -28,6 +32,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         mode = stat.S_IMODE(existing.st_mode)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist")
+    _sweep(path.parent)
     temporary = path.parent / f".gpt2fast-{secrets.token_hex(8)}.tmp"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, 0o666)
@@ -44,6 +49,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         raise
     _sync_directory(path.parent)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove temporary files to which nothing was written for a day."""
+    for found in directory.glob(".gpt2fast-*.tmp"):
+        with suppress(OSError):  # gone, or somebody else's
+            status = found.lstat()
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > ABANDONED:
+                found.unlink()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -28,5 +28,13 @@ def cache_directory() -> Path:
 def cache_path(checkpoint: Checkpoint, dtype: str, directory: Path) -> Path:
     """Return the file for a checkpoint: another one as soon as one of its files changes."""
     key = hashlib.sha256(f"{FORMAT_VERSION}\n{dtype}\n{checkpoint.identity()}".encode()).hexdigest()
-    name = re.sub(r"[^\w.-]", "_", checkpoint.name)[:60]
-    return directory / f"{name}-{dtype}-{key[:32]}.safetensors"
+    return directory / _file_name(checkpoint.name, f"{dtype}-{key[:32]}")
+
+
+def packed_path(destination: Path, name: str, dtype: str) -> Path:
+    """Return the file that a destination means: itself, or `<name>-<dtype>` in a directory."""
+    return destination / _file_name(name, dtype) if destination.is_dir() else destination
+
+
+def _file_name(name: str, suffix: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)[:60] + f"-{suffix}.safetensors"

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 PROGRAM = "gpt2fast"
 INTERRUPTED, READER_GONE = 130, 141
@@ -29,6 +29,7 @@ class UsageError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    _open_closed_streams()
     parsed = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.run
     try:
@@ -36,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python would complain when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return READER_GONE
     except UsageError as error:
         return _fail(error, 2)
@@ -50,8 +50,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(error: Exception, status: int) -> int:
     message = " ".join(str(error).split()) or type(error).__name__
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+    note(f"{PROGRAM}: error: {message}")
     return status
+
+
+def note(line: str, end: str = "\n") -> None:
+    """Write to stderr; that it is full, or nobody reads it, is no failure of the command."""
+    try:
+        print(line, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what the stream still holds go nowhere; Python would fail to flush it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _open_closed_streams() -> None:
+    """Give the process the standard streams that its parent closed, so that they lead nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,6 +195,9 @@ def megabytes(n_bytes: int) -> str:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gpt2fast.cache import packed_path
     from gpt2fast.convert import convert
 
     progress = None if arguments.quiet else progress_line(f"packing as {arguments.dtype}")
@@ -181,7 +206,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     )
     if not arguments.quiet:
         seconds = "" if receipt.seconds is None else f" in {receipt.seconds:.1f} s"
-        print(f"packed {arguments.source} as {receipt.dtype}{seconds}", file=sys.stderr)
+        path = packed_path(Path(arguments.destination), receipt.source, receipt.dtype)
+        note(f"packed {arguments.source} as {receipt.dtype}{seconds}: {path}")
     return 0
 
 
@@ -196,7 +222,6 @@ def progress_line(what: str) -> Callable[[int, int], None] | None:
         percent = 100 * done // max(total, 1)
         if percent != shown:
             shown = percent
-            end = "\n" if percent >= 100 else ""
-            print(f"\r{what}: {percent:3d}%", end=end, file=sys.stderr, flush=True)
+            note(f"\r{what}: {percent:3d}%", end="\n" if percent >= 100 else "")
 
     return show

@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2fast.cli import INTERRUPTED, PROGRAM, UsageError, megabytes, progress_line
+from gpt2fast.cli import INTERRUPTED, PROGRAM, UsageError, megabytes, note, progress_line
 from gpt2fast.model import load
 from gpt2fast.sampling import Options
 
 if TYPE_CHECKING:
-    from gpt2fast.generation import Stream
+    from gpt2fast.stream import Stream
 
 _OPTIONS = (
     "max_new_tokens",
@@ -56,7 +56,7 @@ def generate(arguments: argparse.Namespace) -> int:
             status = INTERRUPTED
         _finish(stream, as_json=arguments.json)
         if not arguments.quiet:
-            print(_summary(stream), file=sys.stderr)
+            note(_summary(stream))
     return status
 
 

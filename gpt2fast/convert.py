@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.atomic import replacing
-from gpt2fast.cache import cache_directory, cache_path
+from gpt2fast.cache import cache_directory, cache_path, packed_path
 from gpt2fast.checkpoints import Checkpoint, open_checkpoint
 from gpt2fast.checkpoints.packed import (
     DTYPES,
@@ -185,8 +185,8 @@ def _tokenizer_tensors(checkpoint: Checkpoint) -> dict[str, bytes]:
     return {TABLE: tokenizer.to_table(), **tensors}
 
 
-def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
+def _check_dtype(dtype: object) -> None:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
 
 
@@ -220,6 +220,7 @@ def convert(
 ) -> Receipt:
     """Convert a checkpoint directory into one packed file, and return its receipt.
 
+    `destination` is the file, or an existing directory for a file `<name>-<dtype>.safetensors`.
     `dtype` is 'float32', 'float16' or 'int8'. `progress` is called with the work done and the whole
     work, in bytes read. An existing destination is replaced at the end, in one step; on any error
     it stays as it was. Raises ValueError for a bad dtype, CheckpointError for a source that is not
@@ -233,7 +234,8 @@ def convert(
             f"{path} is a packed file: convert takes the directory of a checkpoint"
         )
     with _open(path) as checkpoint:
-        return _write(checkpoint, Path(destination), dtype, progress)
+        destination = packed_path(Path(destination), checkpoint.name, dtype)
+        return _write(checkpoint, destination, dtype, progress)
 
 
 def _write(checkpoint: Checkpoint, path: Path, dtype: str, progress: Progress | None) -> Receipt:
@@ -280,6 +282,8 @@ def load_packed(
     """
     if dtype is not None:
         _check_dtype(dtype)
+    if not isinstance(mmap, bool):
+        raise ValueError(f"mmap is {mmap!r}; allowed: True or False")
     path = Path(source)
     if isinstance(source, str) and source in BUNDLED:
         path = Path(__file__).parent / "models" / BUNDLED[source]

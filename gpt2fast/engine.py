@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from gpt2fast import _core
 from gpt2fast._generate import StopStrings
 from gpt2fast.checkpoints.packed import PackedModel
+from gpt2fast.config import CheckpointError
 
 if TYPE_CHECKING:
     from gpt2fast.tokenizer import Tokenizer
@@ -33,15 +33,12 @@ class Engine:
         self.prompt_threads = prompt_threads
         if cache_dtype is None:
             cache_dtype = "float32" if packed.dtype == "float32" else "float16"
-        if cache_dtype not in CACHE_DTYPES:
-            raise ValueError(f"cache_dtype is {cache_dtype!r}; allowed: {', '.join(CACHE_DTYPES)}")
         self.cache_dtype = cache_dtype
         self._core: _core.Model | None = _core.Model(
             packed.config.to_dict(), packed.dtype, packed.tensors
         )
         self._tokenizer: Tokenizer | None = None
         self._table: tuple[bytes, bytes] | None = None
-        self._lock = threading.Lock()
 
     @property
     def core(self) -> _core.Model:
@@ -52,7 +49,7 @@ class Engine:
         return core
 
     def close(self) -> None:
-        """Let go of the weights; what still runs keeps them until it ends."""
+        """Let go of the weights; a call or stream that goes on keeps the core until it ends."""
         self._core = None
         self.packed.close()
 
@@ -67,20 +64,36 @@ class Engine:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, made on first use. Raises ValueError if the model has none."""
-        with self._lock:
-            if self._tokenizer is None:
-                from gpt2fast.tokenizer import Tokenizer
+        """The tokenizer, made on first use.
 
-                table = self.packed.tokenizer_table
-                if table is None:
-                    _ = self.core
-                    raise ValueError(
-                        "the model has no tokenizer: its checkpoint came without vocab.json and "
-                        "merges.txt, or tokenizer.json; use token ids"
-                    )
-                self._tokenizer = Tokenizer.from_table(table)
-            return self._tokenizer
+        Raises ValueError if the model has none, CheckpointError if its table is damaged.
+        """
+        # No lock, which a fork could leave held: two threads may both make one, and either will do.
+        if self._tokenizer is None:
+            self._tokenizer = self._read_tokenizer()
+        return self._tokenizer
+
+    def _read_tokenizer(self) -> Tokenizer:
+        from gpt2fast.tokenizer import Tokenizer
+
+        table = self.packed.tokenizer_table
+        if table is None:
+            _ = self.core
+            raise ValueError(
+                "the model has no tokenizer: its checkpoint came without vocab.json and "
+                "merges.txt, or tokenizer.json; use token ids"
+            )
+        where = self.packed.path or self.packed.name
+        try:
+            tokenizer = Tokenizer.from_table(table)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        if tokenizer.n_vocab > self.config.n_vocab:
+            raise CheckpointError(
+                f"{where}: the tokenizer has {tokenizer.n_vocab} tokens, wte.weight only "
+                f"{self.config.n_vocab} rows"
+            )
+        return tokenizer
 
     @property
     def eot(self) -> int | None:
@@ -113,13 +126,15 @@ class Engine:
             tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
             offsets = array("I", accumulate(map(len, tokens), initial=0))
             self._table = b"".join(tokens), offsets.tobytes()
-        encoded = [string.encode("utf-8", "replace") for string in strings]
-        return StopStrings(encoded, *self._table)
+        from gpt2fast.tokenizer import well_formed
 
-    def token_bytes(self, token: int) -> bytes:
-        """Return the bytes of a token; none if the tokenizer does not know the id."""
-        tokenizer = self.tokenizer
-        return tokenizer.token_bytes(token) if token < tokenizer.n_vocab else b""
+        return StopStrings([well_formed(string).encode() for string in strings], *self._table)
+
+
+def check_cache_dtype(cache_dtype: object) -> None:
+    """Raise ValueError unless it is the dtype of a cache, or None."""
+    if cache_dtype is not None and cache_dtype not in CACHE_DTYPES:
+        raise ValueError(f"cache_dtype is {cache_dtype!r}; allowed: {', '.join(CACHE_DTYPES)}")
 
 
 def check_ids(tokens: Sequence[int] | NDArray[np.integer], n_vocab: int) -> list[int]:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2fast import _core
 from gpt2fast._generate import Sequence, Workspace, now, run
-from gpt2fast.completion import Chunk, Completion, FinishReason, Timings
+from gpt2fast.completion import Completion, Timings
 from gpt2fast.sampling import MAX_NEW_TOKENS, Options, integer
-from gpt2fast.tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpt2fast import _core
     from gpt2fast.engine import Engine
 
 TOGETHER = 16  # texts that share a step; more wait for a place
-STREAM_SECONDS = 0.02  # a stream takes what was drawn in this time, or one token if that is slower
 
 
 def fresh_seed() -> int:
@@ -55,24 +52,25 @@ class Writing:
             integer("stop_tokens", token, 0, engine.config.n_vocab - 1)
         self.stop_tokens = frozenset(stop_tokens)
         self.stops = engine.stop_strings(options.stop)
+        self._tokenizer = engine.tokenizer if engine.has_tokenizer else None
         self.sequence: Sequence | None = None
         self._cache, self._logits = cache, logits
         self._tokens = np.array(prompt, np.int32)
 
-    def start(self) -> Sequence:
+    def start(self, core: _core.Model) -> Sequence:
         """Allocate and return the native sequence."""
         n = len(self.prompt)
-        self._tokens = np.empty(n + self.room, np.int32)
-        self._tokens[:n] = self.prompt
+        tokens = np.empty(n + self.room, np.int32)
+        tokens[:n] = self.prompt
         self._visible = np.zeros(self.room, np.int64)
         if self._logits is None:
             self._logits = np.empty(self.engine.config.n_vocab, np.float32)
         if self._cache is None:
-            self._cache = self.engine.new_cache()
+            self._cache = _core.Cache(core, self.engine.cache_dtype)
         options = self.options
         self.sequence = Sequence(
             self._cache,
-            self._tokens,
+            tokens,
             n,
             self._logits,
             np.array(sorted(self.stop_tokens), np.int32),
@@ -85,6 +83,7 @@ class Writing:
             seed=self.seed,
             sample=0,
         )
+        self._tokens = tokens  # last: whatever fails before, nothing was drawn
         return self.sequence
 
     @property
@@ -114,9 +113,10 @@ class Writing:
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes that a token adds to the text: none for a stop token."""
-        if token in self.stop_tokens or not self.engine.has_tokenizer:
+        known = self._tokenizer
+        if token in self.stop_tokens or known is None or token >= known.n_vocab:
             return b""
-        return self.engine.token_bytes(token)
+        return known.token_bytes(token)
 
     def completion(self) -> Completion:
         """Return the finished text."""
@@ -154,17 +154,17 @@ def _room(n_prompt: int, max_new_tokens: int | None, n_ctx: int) -> int:
 def complete(engine: Engine, writings: list[Writing], options: Options) -> list[Completion]:
     """Write all texts to their end, many of them together, and return them in order."""
     deadline = now() + options.deadline if options.deadline else 0.0
-    workspace = Workspace(engine.config.n_vocab)
+    core, workspace = engine.core, Workspace(engine.config.n_vocab)
     waiting = iter(enumerate(writings))
     active: dict[int, Sequence] = {}
     done: dict[int, Completion] = {}
     while True:
         while len(active) < TOGETHER and (found := next(waiting, None)) is not None:
-            active[found[0]] = found[1].start()
+            active[found[0]] = found[1].start(core)
         if not active:
             return [done[i] for i in range(len(writings))]
         run(
-            engine.core,
+            core,
             list(active.values()),
             workspace,
             threads=engine.threads,
@@ -177,120 +177,3 @@ def complete(engine: Engine, writings: list[Writing], options: Options) -> list[
             done[i] = writings[i].completion()
             writings[i].release()
             del active[i]
-
-
-class Stream(Iterator[Chunk]):
-    """Iterate over the chunks of a text as it is written.
-
-    Work is done only while the iterator is asked for a chunk: one that is abandoned costs nothing
-    more. `completion` is the whole once it has ended.
-    """
-
-    def __init__(
-        self,
-        writing: Writing,
-        on_token: Callable[[int], object] | None = None,
-        on_end: Callable[[], object] | None = None,
-    ) -> None:
-        """Start; `on_token` is told every id that is handed out, `on_end` that no more will be."""
-        self._writing = writing
-        self._on_token, self._on_end = on_token, on_end
-        self._workspace = Workspace(writing.engine.config.n_vocab)
-        self._sequence = writing.start()
-        seconds = writing.options.deadline
-        self._deadline = now() + seconds if seconds else 0.0
-        self._decoder = StreamDecoder()
-        self._n_tokens = 0  # handed out
-        self._data = b""  # their bytes
-        self._shown = 0  # how many of these were handed out
-        self._texts: list[str] = []
-        self._reason: FinishReason | None = None
-        self._completion: Completion | None = None
-        self._closed = False
-
-    def __next__(self) -> Chunk:
-        if self._closed:
-            raise StopIteration
-        try:
-            if self._n_tokens == self._drawn and self._sequence.finish_reason is None:
-                self._run()
-            chunk = self._chunk()
-        except BaseException:
-            self.close()
-            raise
-        self._texts.append(chunk.text)
-        self._reason = chunk.finish_reason
-        if self._reason is not None:
-            self.close()
-        return chunk
-
-    @property
-    def _drawn(self) -> int:
-        return self._sequence.n_tokens - len(self._writing.prompt)
-
-    def _run(self) -> None:
-        engine = self._writing.engine
-        run(
-            engine.core,
-            [self._sequence],
-            self._workspace,
-            threads=engine.threads,
-            prompt_threads=engine.prompt_threads,
-            seconds=STREAM_SECONDS if self._n_tokens else 0.0,
-            cancel=self._writing.options.cancel,
-            deadline=self._deadline,
-        )
-
-    def _chunk(self) -> Chunk:
-        """Return the next token drawn, or the end that came from outside."""
-        writing = self._writing
-        token = None
-        if self._n_tokens < self._drawn:
-            token = writing.new_token(self._n_tokens)
-            self._n_tokens += 1
-            self._data += writing.bytes_of(token)
-            if self._on_token is not None:
-                self._on_token(token)
-        ended_by_token = self._n_tokens == self._drawn and not writing.ended_from_outside
-        at_end = token is None or ended_by_token
-        reason = self._sequence.finish_reason if at_end else None
-        visible = len(self._data)
-        if token is not None:
-            visible = writing.visible(self._n_tokens, visible)
-        text = self._decoder.push(self._data[self._shown : visible])
-        self._shown = visible
-        if reason is not None:
-            text += self._decoder.finish()
-        return Chunk(text, token, None, reason)
-
-    @property
-    def completion(self) -> Completion:
-        """What was handed out, as a whole; "cancelled" if it was closed before its end.
-
-        Raises ValueError while the stream goes on.
-        """
-        if self._completion is None:
-            raise ValueError("the stream has not ended")
-        return self._completion
-
-    def close(self) -> None:
-        """Stop here; a session keeps the tokens that were handed out."""
-        if self._closed:
-            return
-        self._closed = True
-        writing = self._writing
-        self._completion = Completion(
-            "".join(self._texts),
-            writing.drawn[: self._n_tokens],
-            self._reason or "cancelled",
-            writing.prompt,
-            writing.seed,
-            Timings(*self._sequence.seconds),
-        )
-        writing.release()
-        if self._on_end is not None:
-            self._on_end()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()

@@ -16,10 +16,11 @@ from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.completion import Completion
 from gpt2fast.config import Config
 from gpt2fast.convert import load_packed
-from gpt2fast.engine import Engine, check_ids
-from gpt2fast.generation import Stream, Writing, complete, fresh_seed
+from gpt2fast.engine import Engine, check_cache_dtype, check_ids
+from gpt2fast.generation import Writing, complete, fresh_seed
 from gpt2fast.sampling import GenerateOptions, Options, integer
 from gpt2fast.session import Session
+from gpt2fast.stream import Stream
 from gpt2fast.threads import MAX_THREADS, thread_count
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ Prompt = str | Sequence[int] | NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: of the weights (mapped, shared between processes), and of the cache of one text."""
+    """Bytes: of the weights (mapped, shared between processes), and of the cache of one text.
+
+    `cache` is that of a whole context. It grows by pages of 64 tokens.
+    """
 
     weights: int
     cache_per_token: int
@@ -67,6 +71,7 @@ def load(
     n_prompt_threads = n_threads
     if prompt_threads is not None:
         n_prompt_threads = integer("prompt_threads", prompt_threads, 1, MAX_THREADS)
+    check_cache_dtype(cache_dtype)
     packed = load_packed(source, dtype=dtype, mmap=mmap, cache_dir=cache_dir, progress=progress)
     return Model(
         packed, threads=n_threads, prompt_threads=n_prompt_threads, cache_dtype=cache_dtype
@@ -204,9 +209,9 @@ class Model:
         """What the model takes."""
         config = self.config
         width = 2 if self._engine.cache_dtype == "float16" else 4
-        padded = -(-config.head_dim // 16) * 16
-        per_token = 2 * config.n_layer * config.n_head * padded * width
-        return Memory(self._weights, per_token, per_token * config.n_ctx)
+        k, v = config.head_dim, -(-config.head_dim // 16) * 16  # as csrc/kv_cache.h lays them out
+        per_token = config.n_layer * config.n_head * (k + v) * width
+        return Memory(self._weights, per_token, per_token * -(-config.n_ctx // 64) * 64)
 
     @property
     def fingerprint(self) -> str:
@@ -214,7 +219,11 @@ class Model:
         return self._fingerprint
 
     def close(self) -> None:
-        """Let go of the weights. Whatever is asked of the model later raises ValueError."""
+        """Let go of the weights. Whatever is asked of the model later raises ValueError.
+
+        Calls that run in other threads, and streams that are open, go on; the weights stay until
+        the last of them ends.
+        """
         self._engine.close()
 
     def __enter__(self) -> Model:

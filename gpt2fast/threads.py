@@ -10,13 +10,13 @@ from pathlib import Path
 
 from gpt2fast.sampling import integer
 
-MAX_THREADS = 1024
+MAX_THREADS = 256  # what the core takes: kMaxThreads of csrc/thread_pool.h
 
 
 def thread_count(threads: object, environ: Mapping[str, str] = os.environ) -> int:
-    """Return the threads asked for; None is GPT2FAST_THREADS, or else all the CPUs there are.
+    """Return the threads asked for; None is GPT2FAST_THREADS, or else all CPUs, at most 256.
 
-    Raises ValueError unless it is an integer from 1 to 1024.
+    Raises ValueError unless it is an integer from 1 to 256.
     """
     if threads is not None:
         return integer("threads", threads, 1, MAX_THREADS)

@@ -107,8 +107,7 @@ class Tokenizer:
         try:
             return self._encode(text, allowed_special)
         except UnicodeEncodeError:
-            paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return self._encode(paired, allowed_special)
+            return self._encode(well_formed(text), allowed_special)
 
     def _encode(self, text: str, allowed: AbstractSet[str] | Literal["all"]) -> list[int]:
         if self._plain and not allowed:
@@ -167,6 +166,11 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes of one token id."""
         return self._bpe.token_bytes(token)
+
+
+def well_formed(text: str) -> str:
+    """Return text that UTF-8 can write: pairs of surrogates as one character, halves as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class StreamDecoder:

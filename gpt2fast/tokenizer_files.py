@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from gpt2fast.config import parse_json
 from gpt2fast.vocabulary import (
     BEHAVIORS,
     AddedToken,
@@ -19,7 +20,6 @@ from gpt2fast.vocabulary import (
     build,
     field,
     ids_of,
-    json_of,
     short,
     text_of,
 )
@@ -51,7 +51,7 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
 
 
 def _read_vocab_and_merges(files: Mapping[str, bytes]) -> Vocabulary:
-    vocab = ids_of("vocab.json", json_of("vocab.json", files["vocab.json"]))
+    vocab = ids_of("vocab.json", parse_json(files["vocab.json"], "vocab.json"))
     merges: list[tuple[str, str]] = []
     lines = text_of("merges.txt", files["merges.txt"]).split("\n")
     for number, line in enumerate(lines, 1):
@@ -62,7 +62,7 @@ def _read_vocab_and_merges(files: Mapping[str, bytes]) -> Vocabulary:
         if not left or not right or " " in right:
             raise ValueError(f"merges.txt: line {number} is {short(line)}, not two tokens")
         merges.append((left, right))
-    config = json_of("tokenizer_config.json", files.get("tokenizer_config.json", b"{}"))
+    config = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
     if field("tokenizer_config.json", config, "add_bos_token", bool, False):
         raise ValueError("tokenizer_config.json: add_bos_token is not supported")
     added = _declared_tokens(files, config, vocab)
@@ -80,7 +80,7 @@ def _declared_tokens(
 ) -> list[AddedToken]:
     """Gather the added tokens that the files beside vocab.json declare."""
     found: dict[str, AddedToken] = {}
-    listed = json_of("added_tokens.json", files.get("added_tokens.json", b"{}"))
+    listed = parse_json(files.get("added_tokens.json", b"{}"), "added_tokens.json")
     for content, index in ids_of("added_tokens.json", listed).items():
         entry = {"content": content, "normalized": True}
         found[content] = added_token("added_tokens.json", entry, index)
@@ -92,7 +92,7 @@ def _declared_tokens(
         token = added_token("tokenizer_config.json", entry, int(index))
         ids[token.content] = token.id
         found[token.content] = token
-    roles = json_of("special_tokens_map.json", files.get("special_tokens_map.json", b"{}"))
+    roles = parse_json(files.get("special_tokens_map.json", b"{}"), "special_tokens_map.json")
     for name, holder in (("special_tokens_map.json", roles), ("tokenizer_config.json", config)):
         if not isinstance(holder, dict):
             raise ValueError(f"{name}: {short(holder)} where an object was expected")
@@ -119,7 +119,7 @@ def _end_of_text(config: Any, ids: dict[str, int]) -> int | None:
 
 def _read_tokenizer_json(files: Mapping[str, bytes]) -> Vocabulary:
     name = "tokenizer.json"
-    root = json_of(name, files[name])
+    root = parse_json(files[name], name)
     model = field(name, root, "model", dict)
     if model is None:
         raise ValueError(f"{name}: no 'model'")
@@ -133,7 +133,7 @@ def _read_tokenizer_json(files: Mapping[str, bytes]) -> Vocabulary:
     merges = [_pair(name, rank, merge) for rank, merge in enumerate(listed)]
     added = [added_token(name, entry) for entry in field(name, root, "added_tokens", list, [])]
     ids = {**vocab, **{token.content: token.id for token in added}}
-    config = json_of("tokenizer_config.json", files.get("tokenizer_config.json", b"{}"))
+    config = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
     return build(
         name, vocab, merges, name, added,
         splitting=_read_splitting(name, root.get("pre_tokenizer")),

@@ -27,6 +27,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gpt2fast._bpe import BPE
+from gpt2fast.config import parse_json
 from gpt2fast.vocabulary import (
     BEHAVIORS,
     AddedToken,
@@ -34,7 +35,6 @@ from gpt2fast.vocabulary import (
     Splitting,
     added_token,
     field,
-    json_of,
     short,
 )
 
@@ -79,7 +79,7 @@ def read_table(data: bytes) -> tuple[BPE, tuple[AddedToken, ...], Splitting, int
         bpe = BPE(blob, _little(offsets), flags, _little(merges), known_direct=True)
     except ValueError as error:
         raise ValueError(f"{_NAME}: {error}") from None
-    return bpe, *_settings(json_of(_NAME, settings), n_vocab)
+    return bpe, *_settings(parse_json(settings, _NAME), n_vocab)
 
 
 def _settings(root: Any, n_vocab: int) -> tuple[tuple[AddedToken, ...], Splitting, int | None]:

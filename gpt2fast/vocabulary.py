@@ -4,7 +4,6 @@ A byte-level vocabulary writes each byte as one printable character (GPT-2's alp
 "\u0120"), so its tokens have names; here they are bytes and ids. Every message names the file.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,27 +77,7 @@ def text_of(name: str, data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         bad = data[error.start]
-        raise ValueError(f"{name} is not UTF-8: byte 0x{bad:02X} at {error.start}") from None
-
-
-def json_of(name: str, data: bytes) -> Any:
-    """Return the JSON of a file; raise ValueError naming it if it is none or repeats a key."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = next(key for key in found if keys.count(key) > 1)
-            raise ValueError(f"the key {repeated!r} occurs twice")
-        return found
-
-    text = text_of(name, data)
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except RecursionError:
-        raise ValueError(f"{name} is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name} is not UTF-8: byte {bad:#04x} at {error.start}") from None
 
 
 def field(name: str, holder: Any, key: str, kind: type, default: Any = None) -> Any:

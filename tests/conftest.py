@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: builds a model of 124M parameters (a minute, 2 GB)")
     config.stash[SKIPS] = set()
+    os.environ["PYTHONSAFEPATH"] = "1"  # child processes import what is installed, not this folder
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,13 +9,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_files import hf_config, random_tensors, write_checkpoint
 
 import gpt2fast
-from gpt2fast import _generate
-from gpt2fast.threads import available_cpus, thread_count
+from gpt2fast import _core, _generate, generation
+from gpt2fast.threads import MAX_THREADS, available_cpus, thread_count
 
 
 def test_import_is_light() -> None:
@@ -83,6 +85,23 @@ def test_model_tells_what_it_is() -> None:
             model.logits([5] * 513)
 
 
+@pytest.mark.parametrize("cache_dtype", ["float16", "float32"])
+def test_memory_of_odd_heads(cache_dtype: str, tmp_path: Path) -> None:
+    """Catches a cache said to be larger than it is where a head is no multiple of 16."""
+    config = hf_config(n_embd=60, n_head=3, n_positions=130)
+    tensors = random_tensors(gpt2fast.Config.from_huggingface(config).tensor_shapes())
+    with gpt2fast.load(
+        write_checkpoint(tmp_path, config, tensors), cache_dtype=cache_dtype
+    ) as model:
+        session = model.session()
+        for n in (64, 128, 130):
+            session.append([5] * (n - len(session.tokens)))
+            assert session.logits.size
+            pages = -(-n // 64)
+            assert session._cache.nbytes == 64 * pages * model.memory.cache_per_token
+        assert session._cache.nbytes == model.memory.cache
+
+
 def test_cache_dtype() -> None:
     """Catches a cache_dtype that is ignored, and a wrong one that is taken."""
     with gpt2fast.load("tales", cache_dtype="float32") as wide, gpt2fast.load("tales") as model:
@@ -99,7 +118,6 @@ def test_closed_model_says_so() -> None:
     model = gpt2fast.load("tales")
     session = model.session()
     session.append([1])
-    stream = model.stream([1])
     model.close()
     model.close()
     for call in (
@@ -112,11 +130,69 @@ def test_closed_model_says_so() -> None:
         lambda: session.logits,
         lambda: session.generate(),
         model.session,
-        lambda: next(stream),
     ):
         with pytest.raises(ValueError, match="closed"):
             call()
     assert model.config.n_layer == 4
+
+
+def test_what_runs_goes_on_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a text cut short, or without its characters, because another thread closed."""
+    with gpt2fast.load("tales") as model:
+        expected = model.generate([5], seed=1, max_new_tokens=30)
+    model = gpt2fast.load("tales")
+    session = model.session()
+    session.append([5])
+    streams = [model.stream([5], seed=1, max_new_tokens=30)]
+    streams.append(session.stream(seed=1, max_new_tokens=30))
+    model.close()
+    for stream in streams:
+        assert "".join(map(str, stream)) == expected.text
+        assert stream.completion == expected
+    model = gpt2fast.load("tales")
+
+    def closing(*arguments: Any, **options: Any) -> None:
+        model.close()
+        _generate.run(*arguments, **options)
+
+    monkeypatch.setattr(generation, "run", closing)
+    assert model.generate([[5]] * 20, seed=1, max_new_tokens=30) == [expected] * 20
+
+
+def test_damaged_tokenizer_is_named(tmp_path: Path) -> None:
+    """Catches a file with a bad tokenizer table blamed on the options, or not named at all."""
+    source = Path(gpt2fast.__file__).parent / "models" / "tales-int8.safetensors"
+    content = bytearray(source.read_bytes())
+    at = content.index(b"gpt2bpe\0")
+    for offset, value, message in ((0, b"x", "do not begin"), (8, b"9", "version 57")):
+        damaged = tmp_path / f"damaged{offset}.safetensors"
+        damaged.write_bytes(content[: at + offset] + value + content[at + offset + 1 :])
+        with gpt2fast.load(damaged) as model:
+            assert model.logits([1, 2]).size
+            for call in (lambda: model.tokenizer, lambda: model.generate("a")):
+                with pytest.raises(gpt2fast.CheckpointError, match=f"{damaged.name}.*{message}"):
+                    call()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_while_the_tokenizer_is_made() -> None:
+    """Catches a child that waits for ever for a lock that a thread of its parent held."""
+    code = (
+        "import os, signal, gpt2fast\n"
+        "from gpt2fast.tokenizer import Tokenizer\n"
+        "model, read = gpt2fast.load(), Tokenizer.from_table\n"
+        "def forking(table):\n"
+        "    Tokenizer.from_table = read\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        signal.alarm(20)\n"
+        "        os._exit(not model.tokenizer.encode('a'))\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    return read(table)\n"
+        "Tokenizer.from_table = forking\n"
+        "assert model.tokenizer.encode('a')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_model_without_tokenizer_takes_ids(test_data: Path, tmp_path: Path) -> None:
@@ -137,12 +213,41 @@ def test_model_without_tokenizer_takes_ids(test_data: Path, tmp_path: Path) -> N
                 call()
 
 
-@pytest.mark.parametrize("value", [0, -1, 1025, 1.5, "2", True])
+@pytest.mark.parametrize("value", [0, -1, 257, 1.5, "2", True])
 def test_bad_thread_counts(value: object) -> None:
     """Catches a number of threads that cannot be."""
     for name in ("threads", "prompt_threads"):
-        with pytest.raises(ValueError, match=f"{name} is .*; allowed: an integer from 1 to 1024"):
+        with pytest.raises(ValueError, match=f"{name} is .*; allowed: an integer from 1 to 256"):
             gpt2fast.load("tales", **{name: value})  # type: ignore[arg-type]
+
+
+def test_most_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a limit that is not the core's, and a large machine whose default is refused."""
+    assert MAX_THREADS == _core.MAX_THREADS
+    monkeypatch.setattr("gpt2fast.threads.available_cpus", lambda: 300)
+    assert thread_count(None, {}) == MAX_THREADS
+    with gpt2fast.load("tales", threads=MAX_THREADS) as model:
+        assert model.generate([5], max_new_tokens=2).tokens
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": []},
+        {"dtype": "int9"},
+        {"cache_dtype": []},
+        {"cache_dtype": "int8"},
+        {"mmap": "no"},
+        {"mmap": 1},
+        {"threads": 0},
+        {"prompt_threads": 0},
+    ],
+)
+def test_options_of_load_come_first(options: dict[str, Any], tmp_path: Path) -> None:
+    """Catches an option found to be bad after minutes of conversion, or with a TypeError."""
+    with pytest.raises(ValueError, match=next(iter(options))) as caught:
+        gpt2fast.load(tmp_path / "none", **options)
+    assert not isinstance(caught.value, gpt2fast.CheckpointError)
 
 
 def test_default_threads_of_the_environment() -> None:

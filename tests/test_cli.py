@@ -73,14 +73,14 @@ def test_interrupt_keeps_the_text(as_json: bool) -> None:
     options = ["--max-new-tokens", "508", "--ignore-eot", "--temperature", "0.7", "--seed", "1"]
     code = (
         "import os, signal, sys, threading\n"
-        "from gpt2fast import cli, generation\n"
+        "from gpt2fast import cli, stream\n"
         "seen = []\n"
-        "make = generation.Chunk\n"
+        "make = stream.Chunk\n"
         "def chunk(*values):\n"
         "    seen.append(values)\n"
         "    if len(seen) == 20: os.kill(os.getpid(), signal.SIGINT)\n"
         "    return make(*values)\n"
-        "generation.Chunk = chunk\n"
+        "stream.Chunk = chunk\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -176,6 +176,31 @@ def test_prompt_that_is_not_utf8() -> None:
     assert done.stderr == b"gpt2fast: error: stdin is not UTF-8: byte 3\n"
 
 
+CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("name", [*CLOSED, "stderr full"])
+def test_streams_that_the_parent_closed(name: str) -> None:
+    """Catches a traceback, a wrong status, and a summary that goes where the text belongs."""
+    if name == "stderr full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    redirected = CLOSED.get(name, "2>/dev/full")
+
+    def shell(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        script = f'exec "$@" {redirected}'
+        command = ["sh", "-c", script, "sh", *COMMAND, *arguments]
+        return subprocess.run(command, input=b"", capture_output=True, check=False)
+
+    done = shell("generate", "--max-new-tokens", "3", "--seed", "1", "--ignore-eot")
+    expected = run("generate", "", "--max-new-tokens", "3", "--seed", "1", "--ignore-eot")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (b"" if name in ("stdout", "all") else expected.stdout)
+    assert done.stderr.count(b"\n") == (1 if name in ("stdin", "stdout") else 0)
+    failed = shell("generate", "x", "--top-p", "2")
+    assert (failed.returncode, failed.stdout) == (2, b"")
+
+
 def test_info(capfd: pytest.CaptureFixture[str]) -> None:
     """Catches facts that are missing."""
     assert cli.main(["info", "--threads", "1"]) == 0
@@ -198,6 +223,17 @@ def test_convert_then_generate(
     assert cli.main(["generate", PROMPT, "--model", str(packed), "--max-new-tokens", "4"]) == 0
     out, _ = capfd.readouterr()
     assert out.strip()
+
+
+def test_convert_into_a_directory(
+    test_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a directory that is refused, or a file whose name the user is not told."""
+    source = str(test_data / "models" / "tales")
+    assert cli.main(["convert", source, str(tmp_path), "--dtype", "float16"]) == 0
+    [packed] = tmp_path.iterdir()
+    assert packed.name == "tales-float16.safetensors"
+    assert str(packed) in capfd.readouterr().err
 
 
 def test_help_is_quick() -> None:

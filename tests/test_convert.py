@@ -80,7 +80,7 @@ def test_same_source_same_bytes(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["F16", "sharded", "plain names", "head repeated"])
-def test_forms_of_one_checkpoint_agree(form: str, source: Path, tmp_path: Path) -> None:
+def test_forms_of_one_checkpoint_agree(form: str, tmp_path: Path) -> None:
     """Catches a fingerprint that depends on how the same weights were stored."""
     tensors = {name: values.astype(np.float16) for name, values in TENSORS.items()}
     expected = load_packed(write_checkpoint(tmp_path / "f32", CONFIG, tensors)).fingerprint
@@ -193,7 +193,7 @@ def test_weights_of_another_type(dtype: str, tmp_path: Path) -> None:
         load_packed(source)
 
 
-@pytest.mark.parametrize("dtype", ["int4", "", "F32", None])
+@pytest.mark.parametrize("dtype", ["int4", "", "F32", None, []])
 def test_unknown_dtype(dtype: Any, source: Path, tmp_path: Path) -> None:
     """Catches a dtype error that does not say what is allowed."""
     with pytest.raises(ValueError, match="dtype must be one of float32, float16, int8; got"):
@@ -311,11 +311,24 @@ def test_permissions(source: Path, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("kind", ["directory", "no directory", "device"])
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_directory_as_destination(dtype: str, tmp_path: Path) -> None:
+    """Catches a directory that is refused, and a name that the source's could lead elsewhere."""
+    source = write_checkpoint(tmp_path / "two words", CONFIG, TENSORS)
+    (tmp_path / "out").mkdir()
+    for destination in (tmp_path / "out", source):
+        convert(source, destination, dtype=dtype)
+        assert load_packed(destination / f"two_words-{dtype}.safetensors").name == "two words"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    (tmp_path / "out" / "two_words-float32.safetensors").mkdir()
+    with pytest.raises(FileExistsError, match=r"two_words-float32\.safetensors exists"):
+        convert(source, tmp_path / "out", dtype="float32")
+
+
+@pytest.mark.parametrize("kind", ["no directory", "device"])
 def test_bad_destination(kind: str, source: Path, tmp_path: Path) -> None:
     """Catches a destination that is not a file's name."""
     paths = {
-        "directory": tmp_path,
         "no directory": tmp_path / "no" / "x",
         "device": Path(os.devnull),
     }

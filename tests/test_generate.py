@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +28,11 @@ def model() -> Iterator[gpt2fast.Model]:
         yield loaded
 
 
-def by_hand(
-    model: gpt2fast.Model, ids: list[int], n: int, seed: int, **filters: float
-) -> list[int]:
+def by_hand(model: gpt2fast.Model, ids: list[int], n: int, seed: int, **filters: Any) -> list[int]:
     """Draw n tokens from logits computed anew for each, by the documented rule."""
     tokens = list(ids)
     for _ in range(n):
-        kept = _generate.filtered(model.logits(tokens, last_only=True), **filters)  # type: ignore[arg-type]
+        kept = _generate.filtered(model.logits(tokens, last_only=True), **filters)
         goal = _generate.random(seed, 0, len(tokens)) * sum(kept.values()) >> 64
         for token in sorted(kept):
             goal -= kept[token]
@@ -47,11 +46,11 @@ def by_hand(
     "filters",
     [{"temperature": 0}, {"temperature": 0.8, "top_p": 0.9}, {"top_k": 20, "min_p": 0.02}],
 )
-def test_tokens_are_those_drawn_by_hand(model: gpt2fast.Model, filters: dict[str, float]) -> None:
+def test_tokens_are_those_drawn_by_hand(model: gpt2fast.Model, filters: dict[str, Any]) -> None:
     """Catches a wrong position in the draw, stale logits, or a cache that differs from none."""
     filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | filters
     filters["top_k"] = int(filters["top_k"])
-    got = model.generate(PROMPT, seed=9, max_new_tokens=30, **filters)  # type: ignore[arg-type]
+    got = model.generate(PROMPT, seed=9, max_new_tokens=30, **filters)
     assert got.tokens == by_hand(model, model.tokenizer.encode(PROMPT), 30, 9, **filters)
     assert got.text == model.tokenizer.decode(got.tokens)
     assert got.finish_reason == "length"
@@ -143,6 +142,15 @@ def test_stop_strings_end_the_text_before_them(model: gpt2fast.Model) -> None:
         assert stream.completion == got
 
 
+def test_stop_strings_of_half_a_character(model: gpt2fast.Model) -> None:
+    """Catches half a surrogate pair that stops at "?", and a pair that stops at nothing."""
+    for stop, text in (("\udc80", "\ufffd"), ("a\ud83d\ude00", "a\U0001f600")):
+        stops = model._engine.stop_strings((stop,))
+        assert stops is not None
+        assert not scan(stops, model.tokenizer.encode("What? no"))[0]
+        assert scan(stops, model.tokenizer.encode(text))[0]
+
+
 def test_stop_strings_against_find() -> None:
     """Catches a stop string missed, or text shown too early, for any cut of bytes into tokens.
 
@@ -188,15 +196,16 @@ def test_stop_tokens_and_end_of_text(model: gpt2fast.Model) -> None:
     with pytest.raises(ValueError, match="stop_tokens is 4096; allowed"):
         model.generate(PROMPT, stop_tokens=[4096])
     eot = model.tokenizer.eot
-    noise = {"temperature": 1e6, "top_p": 1.0, "max_new_tokens": 500}
+    assert eot is not None
+    noise: dict[str, Any] = {"temperature": 1e6, "top_p": 1.0, "max_new_tokens": 500}
     seed, endless = next(
         (seed, completion)
         for seed in range(100)
-        if eot in (completion := model.generate([5], seed=seed, ignore_eot=True, **noise)).tokens  # type: ignore[arg-type]
+        if eot in (completion := model.generate([5], seed=seed, ignore_eot=True, **noise)).tokens
     )
-    ended = model.generate([5], seed=seed, **noise)  # type: ignore[arg-type]
+    ended = model.generate([5], seed=seed, **noise)
     assert ended.finish_reason == "stop"
-    assert ended.tokens == endless.tokens[: endless.tokens.index(eot) + 1]  # type: ignore[arg-type]
+    assert ended.tokens == endless.tokens[: endless.tokens.index(eot) + 1]
 
 
 def test_cancel_from_another_thread(model: gpt2fast.Model) -> None:

@@ -84,7 +84,7 @@ def test_cache(change: Any, source: Path, tmp_path: Path, monkeypatch: pytest.Mo
     def load(dtype: str | None = None) -> Path:
         seen.clear()
         model = load_packed(
-            source, dtype=dtype, cache_dir=cache, progress=lambda d, t: seen.append(d)
+            source, dtype=dtype, cache_dir=cache, progress=lambda done, _: seen.append(done)
         )
         assert model.path is not None and model.path.parent == cache
         assert model.dtype == (dtype or "int8")

@@ -74,8 +74,7 @@ def test_contents(dtype: str, tied: bool, tmp_path: Path) -> None:
             assert np.array_equal(model.tensors[name], values)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_matrices(dtype: str) -> None:
+def test_matrices() -> None:
     """Catches a matrix of the model that would be kept in float32, or a vector packed."""
     names = Config.from_huggingface(hf_config(tie_word_embeddings=False)).tensor_shapes()
     matrices = {name for name, shape in names.items() if len(shape) == 2} - {"wpe.weight"}

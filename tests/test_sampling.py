@@ -61,7 +61,7 @@ def test_filters_keep_what_sorting_keeps(name: str) -> None:
     rng = np.random.default_rng(7)
     for _ in range(1000):
         row = random_row(rng)
-        options = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        options: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
         options |= {option: rng.choice(values).item() for option, values in FILTERS[name].items()}
         options["temperature"] = float(rng.choice([0.01, 0.7, 1.0, 5.0, 100.0]))
         expected = exact(row, **options)
@@ -133,7 +133,7 @@ def test_ruled_out_tokens_are_never_drawn() -> None:
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {}, {"top_k": 2}, {"top_p": 0.5}])
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
-def test_rows_that_are_not_finite_raise(bad: float, options: dict[str, float]) -> None:
+def test_rows_that_are_not_finite_raise(bad: float, options: dict[str, Any]) -> None:
     """Catches NaN or infinity drawn from as if nothing had happened, at every place of a row."""
     for n, at in ((1, 0), (20, 0), (20, 13), (67, 66)):
         row = np.ones(n, np.float32)
@@ -209,7 +209,7 @@ def test_philox_is_philox() -> None:
         ),
     ]
     for counter, key, expected in vectors:
-        assert _generate.philox4x32(counter, key) == expected  # type: ignore[arg-type]
+        assert _generate.philox4x32(counter, key) == expected
 
 
 def test_random_bits_are_keyed_by_seed_sample_and_position() -> None:

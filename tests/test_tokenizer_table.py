@@ -76,7 +76,7 @@ def test_names_what_is_wrong() -> None:
         (with_settings(b'"special": true', b'"special": 1'), "'special' is 1, not of type bool"),
         (with_settings(b'"steps": []', b'"steps": {}'), "'steps' is {}, not of type list"),
         (with_settings(b"null", b"9999"), "token id 9999 is out of range: 0 to 600"),
-        (with_settings(b"[]", b"[}"), "tokenizer table: Expecting"),
+        (with_settings(b"[]", b"[}"), "tokenizer table is not valid JSON: Expecting"),
         (TABLE[:8] + b"\2" + TABLE[9:], "version 2, this release reads 1"),
         (b"GGUF" + TABLE[4:], "do not begin with"),
     ]

@@ -51,13 +51,13 @@ def build(
         [compiler, "-dumpmachine"], capture_output=True, text=True, check=True
     ).stdout.split("-")[0]
     setup = settings(machine)
-    base = [compiler, *setup["CPP"], "-Werror", *(extra or [])]
+    base = [compiler, *setup["CPP"], "-Werror"]
     if evex and machine == "x86_64":
         base.append("-DGPT2FAST_EVEX_VNNI")
         setup["TARGETS"]["avx_vnni"] = setup["TARGETS"]["avx512_vnni"]
     base += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'native'}"]
-    sources: dict[Path, list[str]] = {path: [] for path in sorted((ROOT / "csrc").glob("*.cpp"))}
-    sources = {path: own for path, own in sources.items() if not path.name.startswith("module")}
+    core = [path for path in sorted((ROOT / "csrc").glob("*.cpp")) if "module" not in path.name]
+    sources: dict[Path, list[str]] = {path: [] for path in core}
     for name, flags in setup["TARGETS"].items():
         own = for_compiler(compiler, flags)
         sources[ROOT / "csrc" / "targets" / f"{name}.cpp"] = own
@@ -65,7 +65,7 @@ def build(
     jobs = []
     for source, own in sources.items():
         target = folder / f"{source.stem}.o"
-        command = [*base, *own, "-c", str(source), "-o", str(target)]
+        command = [*base, *own, *(extra or []), "-c", str(source), "-o", str(target)]
         jobs.append((target, subprocess.Popen(command)))
         if len(jobs) % 2 == 0:
             jobs[-2][1].wait()
@@ -75,7 +75,9 @@ def build(
     program = folder / "check"
     objects = [str(target) for target, _ in jobs]
     # A static link must take all of libpthread, or its weak references stay null.
-    subprocess.run([*base, *objects, link, "-pthread", "-o", str(program)], check=True)
+    subprocess.run(
+        [*base, *(extra or []), *objects, link, "-pthread", "-o", str(program)], check=True
+    )
     return program
 
 
