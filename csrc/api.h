@@ -60,6 +60,10 @@ typedef struct {
   void (*cache_truncate)(gpt2fast_cache* cache,
                          int32_t length);  // keeps the first `length` positions
   double (*now)(void);                     // monotonic seconds
+  // The caller's own arithmetic between these two rounds as the core's does, whatever the host has
+  // set.
+  uint64_t (*enter_float)(void);
+  void (*leave_float)(uint64_t entered);
   // The core's own elementary functions, the same bits on every CPU; in and out may be the same
   // buffer.
   void (*exp)(const float* in, float* out, size_t n);

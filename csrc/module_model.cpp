@@ -193,6 +193,8 @@ const gpt2fast_api kApi = {
     .cache_truncate = [](gpt2fast_cache* c,
                          int32_t n) { reinterpret_cast<KvCache*>(c)->truncate(n); },
     .now = now,
+    .enter_float = FloatEnvironment::enter,
+    .leave_float = FloatEnvironment::leave,
     .exp =
         [](const float* in, float* out, size_t n) {
           const FloatEnvironment environment;

@@ -36,6 +36,8 @@ cdef extern from "api.h" nogil:
         int32_t (*n_vocab)(const gpt2fast_model* model) noexcept nogil
         int32_t (*cache_length)(const gpt2fast_cache* cache) noexcept nogil
         double (*now)() noexcept nogil
+        uint64_t (*enter_float)() noexcept nogil
+        void (*leave_float)(uint64_t entered) noexcept nogil
         float (*max)(const float* values, size_t n) noexcept nogil
         float (*exp_sum)(const float* values, float shift, float scale, float* out,
                          size_t n) noexcept nogil

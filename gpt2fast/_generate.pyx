@@ -116,6 +116,7 @@ cdef gpt2fast_status burst(gpt2fast_model* model, State** states, int32_t n, gpt
     cdef gpt2fast_status status = GPT2FAST_OK
     cdef int32_t i
     cdef double now
+    cdef uint64_t environment
     while True:
         now = api.now()
         if control.cancel != NULL and control.cancel[0]:
@@ -125,7 +126,9 @@ cdef gpt2fast_status burst(gpt2fast_model* model, State** states, int32_t n, gpt
         if control.poll != NULL and now - polled[0] >= poll_seconds:
             if control.poll(control.poll_context):
                 return GPT2FAST_INTERRUPTED
+        environment = api.enter_float()
         status = step(model, states, n, spans, control, scratch)
+        api.leave_float(environment)
         if status != GPT2FAST_OK or api.now() >= until:
             return status
         for i in range(n):
@@ -226,13 +229,16 @@ cdef _raise(gpt2fast_status status, _Poll poll):
 cdef Kept _filtered(float[::1] logits, Workspace workspace, double temperature, int32_t top_k,
                     double top_p, double min_p) except *:
     cdef Filters filters = checked_filters(temperature, top_k, top_p, min_p)
+    cdef uint64_t environment
     cdef Kept kept
     cdef int32_t n = workspace.n_vocab
     if not 1 <= logits.shape[0] <= n:
         raise ValueError(f"{logits.shape[0]} logits; allowed: 1 to {n}, as the workspace has")
     n = logits.shape[0]
     with nogil:
+        environment = api.enter_float()
         kept = apply_filters(api, &logits[0], n, &filters, &workspace.scratch)
+        api.leave_float(environment)
     return kept
 
 

@@ -21,6 +21,14 @@ class FloatEnvironment {
   FloatEnvironment(const FloatEnvironment&) = delete;
   FloatEnvironment& operator=(const FloatEnvironment&) = delete;
 
+  // The same in two calls, for callers without destructors: enter() returns what leave() restores.
+  static uint64_t enter() {
+    const uint64_t found = read();
+    write(kDefault);
+    return found;
+  }
+  static void leave(uint64_t found) { write(found); }
+
  private:
 #if defined(__x86_64__) || defined(_M_X64)
   static constexpr uint64_t kDefault =
