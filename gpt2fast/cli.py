@@ -10,10 +10,18 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
-PROGRAM = "gpt2fast"
-INTERRUPTED, READER_GONE = 130, 141
+from gpt2fast.cli_terminal import (
+    INTERRUPTED,
+    PROGRAM,
+    READER_GONE,
+    UsageError,
+    discard,
+    megabytes,
+    note,
+    progress_line,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,10 +29,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{PROGRAM}: error: {message}\n")
-
-
-class UsageError(Exception):
-    """An option that the command line itself refuses."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _discard(sys.stdout)
+        discard(sys.stdout)
         return READER_GONE
     except UsageError as error:
         return _fail(error, 2)
@@ -52,21 +56,6 @@ def _fail(error: Exception, status: int) -> int:
     message = " ".join(str(error).split()) or type(error).__name__
     note(f"{PROGRAM}: error: {message}")
     return status
-
-
-def note(line: str, end: str = "\n") -> None:
-    """Write to stderr; that it is full, or nobody reads it, is no failure of the command."""
-    try:
-        print(line, end=end, file=sys.stderr, flush=True)
-    except OSError:
-        _discard(sys.stderr)
-
-
-def _discard(stream: TextIO) -> None:
-    """Let what the stream still holds go nowhere; Python would fail to flush it at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 def _open_closed_streams() -> None:
@@ -189,11 +178,6 @@ def parameters(config: object) -> int:
     return sum(math.prod(shape) for shape in config.tensor_shapes().values())
 
 
-def megabytes(n_bytes: int) -> str:
-    """Return a size for people."""
-    return f"{n_bytes / 1e6:,.1f} MB"
-
-
 def _convert(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
@@ -209,19 +193,3 @@ def _convert(arguments: argparse.Namespace) -> int:
         path = packed_path(Path(arguments.destination), receipt.source, receipt.dtype)
         note(f"packed {arguments.source} as {receipt.dtype}{seconds}: {path}")
     return 0
-
-
-def progress_line(what: str) -> Callable[[int, int], None] | None:
-    """Return a function that shows (done, total) in a line of the terminal, if there is one."""
-    if not sys.stderr.isatty():
-        return None
-    shown = -1
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // max(total, 1)
-        if percent != shown:
-            shown = percent
-            note(f"\r{what}: {percent:3d}%", end="\n" if percent >= 100 else "")
-
-    return show

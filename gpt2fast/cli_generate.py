@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2fast.cli import INTERRUPTED, PROGRAM, UsageError, megabytes, note, progress_line
+from gpt2fast.cli_terminal import INTERRUPTED, PROGRAM, UsageError, megabytes, note, progress_line
 from gpt2fast.model import load
 from gpt2fast.sampling import Options
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gpt2fast
-from gpt2fast import cli
+from gpt2fast import cli, cli_terminal
 
 COMMAND = [sys.executable, "-m", "gpt2fast"]
 PROMPT = "Once upon a time"
@@ -128,7 +128,7 @@ def test_reader_that_goes_away() -> None:
     os.read(process.stdout.fileno(), 1)
     process.stdout.close()
     errors = process.stderr.read()
-    assert process.wait(timeout=20) == cli.READER_GONE
+    assert process.wait(timeout=20) == cli_terminal.READER_GONE
     assert errors == b""
     process.stderr.close()
 
