@@ -2,8 +2,7 @@
 
 Each file of csrc/targets is compiled with its own instruction-set flags, everything else for the
 plain baseline. `python setup.py build_ext --inplace` compiles only what changed;
-GPT2FAST_SANITIZE=address,undefined builds with those sanitizers, GPT2FAST_EVEX_VNNI=1 a test of
-the avx_vnni target for AVX-512 machines.
+GPT2FAST_SANITIZE=address,undefined builds with those sanitizers.
 """
 
 import os
@@ -25,27 +24,19 @@ if sys.maxsize < 2**32 or MACHINE not in ("x86_64", "aarch64"):
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))]
-EVEX = bool(os.environ.get("GPT2FAST_EVEX_VNNI"))  # a test build: csrc/isa/avx_vnni.h
-VNNI = [*AVX512, "-DGPT2FAST_EVEX_VNNI"] if EVEX else [*AVX2, "-mavxvnni"]
 V82 = "-march=armv8.2-a+dotprod"
 CALM = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12's AVX-512 headers
 TARGETS = {  # what each file of csrc/targets may use; scalar is the specification, no fast path
-    "x86_64": {
-        "avx512_vnni": [*AVX512, *CALM], "avx_vnni": VNNI, "avx2": AVX2, "scalar": ["-O2"]
-    },
-    "aarch64": {"neon_i8mm": [V82 + "+i8mm"], "neon_dotprod": [V82], "neon": [], "scalar": ["-O2"]},
-}[MACHINE]
+    "x86_64": {"avx512_vnni": [*AVX512, *CALM], "avx_vnni": [*AVX2, "-mavxvnni"], "avx2": AVX2},
+    "aarch64": {"neon_i8mm": [V82 + "+i8mm"], "neon_dotprod": [V82], "neon": []},
+}[MACHINE] | {"scalar": ["-O2"]}
 SANITIZE = os.environ.get("GPT2FAST_SANITIZE", "")
 C = [] if MSVC else ["-O3", "-g0", "-pthread", "-ffp-contract=off", "-fvisibility=hidden"]
 CPP = ["-std=c++20", "-fno-math-errno", "-Wall", "-Wextra"]
 CPP = ["/std:c++20", "/O2", "/EHsc", "/fp:precise"] if MSVC else [*C, *CPP]
-CPP += ["-DGPT2FAST_EVEX_VNNI"] if EVEX else []
 LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1"] if SANITIZE else []
 ARCH = {"avx512_vnni": ["/arch:AVX512"], "avx_vnni": ["/arch:AVX2"], "avx2": ["/arch:AVX2"]}
-FLAGS = {
-    str(Path("csrc/targets", f"{name}.cpp")): ARCH.get(name, []) if MSVC else flags
-    for name, flags in TARGETS.items()
-}
+FLAGS = {f"csrc/targets/{name}.cpp": (ARCH if MSVC else TARGETS).get(name, []) for name in TARGETS}
 
 
 class Build(build_ext):

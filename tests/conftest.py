@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: builds a model of 124M parameters (a minute, 2 GB)")
     config.stash[SKIPS] = set()
     os.environ["PYTHONSAFEPATH"] = "1"  # child processes import what is installed, not this folder
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's parent ignores it
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
