@@ -34,7 +34,7 @@ SANITIZE = os.environ.get("GPT2FAST_SANITIZE", "")
 C = [] if MSVC else ["-O3", "-g0", "-pthread", "-ffp-contract=off", "-fvisibility=hidden"]
 CPP = ["-std=c++20", "-fno-math-errno", "-Wall", "-Wextra"]
 CPP = ["/std:c++20", "/O2", "/EHsc", "/fp:precise"] if MSVC else [*C, *CPP]
-LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1"] if SANITIZE else []
+LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1", "-O0"] if SANITIZE else []
 ARCH = {"avx512_vnni": ["/arch:AVX512"], "avx_vnni": ["/arch:AVX2"], "avx2": ["/arch:AVX2"]}
 FLAGS = {f"csrc/targets/{name}.cpp": (ARCH if MSVC else TARGETS).get(name, []) for name in TARGETS}
 
@@ -52,7 +52,7 @@ class Build(build_ext):
             [built] = self.compiler.object_filenames([source], output_dir=self.build_temp)
             newest = max(Path(f).stat().st_mtime for f in (source, *ext.depends))
             if self.recompile or not Path(built).exists() or Path(built).stat().st_mtime < newest:
-                flags = [*ext.extra_compile_args, *LINK, *FLAGS.get(source, [])]
+                flags = [*ext.extra_compile_args, *FLAGS.get(source, []), *LINK]
                 self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags,
                                       include_dirs=ext.include_dirs)  # fmt: skip
             return built
