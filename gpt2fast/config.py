@@ -198,6 +198,13 @@ class Config:
         """Return the fields as plain JSON values."""
         return dataclasses.asdict(self)
 
+    def check_tokenizer(self, n_tokens: int, where: object) -> None:
+        """Raise CheckpointError, naming `where`, if a tokenizer has ids without an embedding."""
+        if n_tokens > self.n_vocab:
+            raise CheckpointError(
+                f"{where}: the tokenizer has {n_tokens} tokens, wte.weight only {self.n_vocab} rows"
+            )
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Map every tensor to its shape, in order of use, as Hugging Face names and lays them out.
 

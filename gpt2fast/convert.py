@@ -177,11 +177,7 @@ def _tokenizer_tensors(checkpoint: Checkpoint) -> dict[str, bytes]:
         tokenizer = Tokenizer.from_files(files)
     except ValueError as error:
         raise CheckpointError(f"{directory}: tokenizer: {error}") from error
-    if tokenizer.n_vocab > checkpoint.config.n_vocab:
-        raise CheckpointError(
-            f"{directory}: the tokenizer has {tokenizer.n_vocab} tokens, wte.weight only "
-            f"{checkpoint.config.n_vocab} rows"
-        )
+    checkpoint.config.check_tokenizer(tokenizer.n_vocab, directory)
     return {TABLE: tokenizer.to_table(), **tensors}
 
 

@@ -88,11 +88,7 @@ class Engine:
             tokenizer = Tokenizer.from_table(table)
         except ValueError as error:
             raise CheckpointError(f"{where}: {error}") from error
-        if tokenizer.n_vocab > self.config.n_vocab:
-            raise CheckpointError(
-                f"{where}: the tokenizer has {tokenizer.n_vocab} tokens, wte.weight only "
-                f"{self.config.n_vocab} rows"
-            )
+        self.config.check_tokenizer(tokenizer.n_vocab, where)
         return tokenizer
 
     @property
