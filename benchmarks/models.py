@@ -17,7 +17,7 @@ from gpt2fast import _core, convert
 from gpt2fast.cache import cache_directory
 from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.config import Config
-from gpt2fast.convert import load_packed
+from gpt2fast.loading import load_packed
 
 DTYPES = ("int8", "float16", "float32")
 _SEED = 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure import Measure
-from gpt2fast.convert import load_packed
+from gpt2fast.loading import load_packed
 from gpt2fast.tokenizer import Tokenizer
 
 MEGABYTE = 1_000_000

@@ -15,9 +15,9 @@ from gpt2fast import _core
 from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.completion import Completion
 from gpt2fast.config import Config
-from gpt2fast.convert import load_packed
 from gpt2fast.engine import Engine, check_cache_dtype, check_ids
 from gpt2fast.generation import Writing, complete, fresh_seed
+from gpt2fast.loading import load_packed
 from gpt2fast.sampling import GenerateOptions, Options, integer
 from gpt2fast.session import Session
 from gpt2fast.stream import Stream

@@ -21,13 +21,14 @@ from checkpoint_files import (
     write_tokenizer,
 )
 
-from gpt2fast import _core
+from gpt2fast import _core, packing
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.packed import DTYPES, is_conv1d, is_matrix, open_packed
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert, load_packed, pack
+from gpt2fast.convert import convert
+from gpt2fast.loading import load_packed
+from gpt2fast.packing import pack
 
-CONVERT = sys.modules["gpt2fast.convert"]
 CONFIG = hf_config()
 TENSORS = random_tensors(Config.from_huggingface(CONFIG).tensor_shapes())
 
@@ -63,7 +64,7 @@ def test_slabs_are_the_whole(dtype: str, tmp_path: Path, monkeypatch: pytest.Mon
     config = hf_config(n_inner=200)
     tensors = random_tensors(Config.from_huggingface(config).tensor_shapes())
     source = write_checkpoint(tmp_path / "wide", config, tensors)
-    monkeypatch.setattr(CONVERT, "_SLAB", 1)
+    monkeypatch.setattr(packing, "_SLAB", 1)
     model = load_packed(source, dtype=dtype)
     for name in filter(is_matrix, tensors):
         weight = tensors[name].T if is_conv1d(name) else tensors[name]

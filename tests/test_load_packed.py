@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from checkpoint_files import hf_config, random_tensors, write_checkpoint, write_tokenizer
 
+from gpt2fast import loading
 from gpt2fast.cache import cache_directory
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert, load_packed
+from gpt2fast.convert import convert
+from gpt2fast.loading import load_packed
 
-CONVERT = sys.modules["gpt2fast.convert"]
 CONFIG = hf_config()
 TENSORS = random_tensors(Config.from_huggingface(CONFIG).tensor_shapes())
 
@@ -77,7 +78,7 @@ def change_tokenizer(source: Path) -> None:
 @pytest.mark.parametrize("change", [change_weights, change_config, change_tokenizer])
 def test_cache(change: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a cache that is not used, shared between dtypes, or stale after a change."""
-    monkeypatch.setattr(CONVERT, "IN_MEMORY_BELOW", 0)
+    monkeypatch.setattr(loading, "IN_MEMORY_BELOW", 0)
     cache = tmp_path / "cache"
     seen: list[int] = []
 
@@ -101,7 +102,7 @@ def test_cache(change: Any, source: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_damaged_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a damaged file of the cache that makes the checkpoint unusable."""
-    monkeypatch.setattr(CONVERT, "IN_MEMORY_BELOW", 0)
+    monkeypatch.setattr(loading, "IN_MEMORY_BELOW", 0)
     path = load_packed(source, cache_dir=tmp_path / "cache").path
     assert path is not None
     os.truncate(path, 1000)
@@ -111,7 +112,7 @@ def test_damaged_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_cache_without_room(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an error of the cache that does not say what to do."""
-    monkeypatch.setattr(CONVERT, "IN_MEMORY_BELOW", 0)
+    monkeypatch.setattr(loading, "IN_MEMORY_BELOW", 0)
     (tmp_path / "cache").write_bytes(b"a file, not a directory")
     with pytest.raises(OSError, match="set GPT2FAST_CACHE to a directory with room"):
         load_packed(source, cache_dir=tmp_path / "cache")
