@@ -56,6 +56,7 @@ class Checkpoint(ABC):
     digests: dict[str, str]
     nbytes: int
     _stamps: tuple[tuple[int, int, int], ...]
+    _tensor_hashes: dict[Path, dict[str, str]]
 
     @classmethod
     @abstractmethod
@@ -112,6 +113,15 @@ class Checkpoint(ABC):
     def stamp(self) -> None:
         """Remember size, time and inode of every file; readers call it before they open one."""
         self._stamps = self._stat()
+        self._tensor_hashes = {}
+
+    def note_read(self, file: Path, stored_name: str, raw: bytes | memoryview) -> None:
+        """Record the sha256 of a tensor's bytes as stored; every `read` calls it, once.
+
+        `file` is one of `files`, `raw` the bytes (of an array: its `data`). So each tensor is read
+        once for hash, error and packing.
+        """
+        self._tensor_hashes.setdefault(file, {})[stored_name] = hashlib.sha256(raw).hexdigest()
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file was written or replaced since `stamp`."""

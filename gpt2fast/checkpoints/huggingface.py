@@ -75,7 +75,7 @@ class HuggingFaceCheckpoint(Checkpoint):
     def read(self, name: str) -> NDArray[np.float32]:
         """Return a F32, F16 or BF16 tensor as float32. Raises CheckpointError for another dtype."""
         file, stored = self._places[name]
-        return file.read(stored)
+        return file.read(stored, self.note_read)
 
     def close(self) -> None:
         """Close the weight files."""

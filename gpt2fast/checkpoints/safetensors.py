@@ -19,7 +19,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -178,10 +178,13 @@ class SafetensorsFile:
             self._file.close()
             raise
 
-    def read(self, name: str) -> NDArray[np.float32]:
+    def read(
+        self, name: str, note: Callable[[Path, str, memoryview], None] | None = None
+    ) -> NDArray[np.float32]:
         """Return a F32, F16 or BF16 tensor as float32, in its stored shape.
 
-        Raises CheckpointError for another dtype, or if the file became shorter.
+        `note`, as `Checkpoint.note_read`, is told file, name and bytes as stored. Raises
+        CheckpointError for another dtype, or if the file became shorter.
         """
         info = self.header.tensors[name]
         where = f"{self.path}: tensor {quote(name)}"
@@ -193,6 +196,8 @@ class SafetensorsFile:
         self._file.seek(self.header.data_start + info.begin)
         if self._file.readinto(raw.data) != raw.nbytes:
             raise CheckpointError(f"{where}: the file was truncated while it was read")
+        if note is not None:
+            note(self.path, name, raw.data)
         if info.dtype == "BF16":  # the upper half of a float32
             values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
