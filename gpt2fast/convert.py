@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from gpt2fast.atomic import replacing
 from gpt2fast.cache import packed_path
-from gpt2fast.checkpoints import Checkpoint, open_checkpoint
+from gpt2fast.checkpoints import Checkpoint
 from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.config import CheckpointError
 from gpt2fast.packing import Packing, Progress, check_dtype
-
-Source = str | os.PathLike[str]
-
-BUNDLED = {"tales": "tales-int8.safetensors"}
+from gpt2fast.sources import BUNDLED, Source, open_source
 
 
 def convert(
@@ -58,14 +54,3 @@ def write_packed(
         out.seek(0)
         out.write(packing.header(room))
     return packing.receipt
-
-
-def open_source(path: Path) -> Checkpoint:
-    """Open a checkpoint. Raises CheckpointError, also for what does not exist."""
-    if not path.exists():
-        raise CheckpointError(
-            f"{os.fspath(path)!r} is neither a bundled model ({', '.join(BUNDLED)}) nor an "
-            "existing file or directory; models of the Hugging Face Hub must be downloaded first, "
-            "and given as directory"
-        )
-    return open_checkpoint(path)

@@ -10,8 +10,9 @@ from gpt2fast.cache import cache_directory, cache_path
 from gpt2fast.checkpoints import Checkpoint
 from gpt2fast.checkpoints.packed import PackedModel, open_packed
 from gpt2fast.config import CheckpointError
-from gpt2fast.convert import BUNDLED, Source, open_source, write_packed
+from gpt2fast.convert import write_packed
 from gpt2fast.packing import Progress, check_dtype, pack
+from gpt2fast.sources import BUNDLED, Source, open_source
 
 IN_MEMORY_BELOW = 64_000_000  # bytes of weights; less is not worth a file in the cache
 
