@@ -22,6 +22,7 @@ def load_packed(
     *,
     dtype: str | None = None,
     mmap: bool = True,
+    verify: bool = False,
     cache_dir: Source | None = None,
     progress: Progress | None = None,
 ) -> PackedModel:
@@ -30,20 +31,22 @@ def load_packed(
     A checkpoint with 64 MB of weights or more is converted once into the cache directory
     (`cache_dir`, by default that of `cache.cache_directory`) and opened from there until one of its
     files changes; a smaller one is packed in memory. `dtype` None is int8 for a checkpoint, and the
-    file's own for a packed file. `mmap` false reads the file into memory. Raises ValueError for
-    another dtype than a packed file has, CheckpointError for bad files.
+    file's own for a packed file. `mmap` false reads the file into memory; `verify` checks its
+    content. Raises ValueError for another dtype than a packed file has, CheckpointError for bad
+    files.
     """
     if dtype is not None:
         check_dtype(dtype)
-    if not isinstance(mmap, bool):
-        raise ValueError(f"mmap is {mmap!r}; allowed: True or False")
+    for name, value in (("mmap", mmap), ("verify", verify)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; allowed: True or False")
     path = Path(source)
     if isinstance(source, str) and source in BUNDLED:
         path = Path(__file__).parent / "models" / BUNDLED[source]
         if not path.exists():
             raise CheckpointError(f"{path} is missing: this gpt2fast is not installed completely")
     if path.is_file():
-        model = open_packed(path, mmap=mmap)
+        model = open_packed(path, mmap=mmap, verify=verify, progress=progress)
         if dtype not in (None, model.dtype):
             raise ValueError(
                 f"{path} is packed as {model.dtype}: dtype must be {model.dtype!r} or None, got "
@@ -54,16 +57,21 @@ def load_packed(
         if checkpoint.nbytes < IN_MEMORY_BELOW:
             return pack(checkpoint, dtype or "int8", progress)
         directory = cache_directory() if cache_dir is None else Path(cache_dir)
-        return _cached(checkpoint, dtype or "int8", mmap, directory, progress)
+        return _cached(checkpoint, dtype or "int8", mmap, verify, directory, progress)
 
 
 def _cached(
-    checkpoint: Checkpoint, dtype: str, mmap: bool, directory: Path, progress: Progress | None
+    checkpoint: Checkpoint,
+    dtype: str,
+    mmap: bool,
+    verify: bool,
+    directory: Path,
+    progress: Progress | None,
 ) -> PackedModel:
     """Open the converted model of the cache; make it first if it is missing or damaged."""
     path = cache_path(checkpoint, dtype, directory)
     with suppress(OSError, CheckpointError):
-        return open_packed(path, mmap=mmap)
+        return open_packed(path, mmap=mmap, verify=verify, progress=progress)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_packed(checkpoint, path, dtype, progress)
@@ -74,4 +82,4 @@ def _cached(
             "directory with room",
             os.fspath(directory),
         ) from error
-    return open_packed(path, mmap=mmap)
+    return open_packed(path, mmap=mmap, verify=verify)

@@ -49,6 +49,7 @@ def load(
     prompt_threads: int | None = None,
     cache_dtype: str | None = None,
     mmap: bool = True,
+    verify: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Model:
@@ -58,7 +59,8 @@ def load(
     from 64 MB on, once into a file in `cache_dir`; `progress(done, total)` is told the bytes. A
     packed file has its own dtype. `threads` None is GPT2FAST_THREADS, or all CPUs that affinity and
     container allow; `prompt_threads` None is the same. `cache_dtype` is "float16" or "float32";
-    None is what goes with the dtype. `mmap` false reads the file into memory.
+    None is what goes with the dtype. `mmap` false reads the file into memory: a file truncated
+    while it is mapped kills the process. `verify` reads all of it first and checks its content.
 
     Raises CheckpointError for bad files, ValueError for bad options, OSError.
 
@@ -72,7 +74,9 @@ def load(
     if prompt_threads is not None:
         n_prompt_threads = integer("prompt_threads", prompt_threads, 1, MAX_THREADS)
     check_cache_dtype(cache_dtype)
-    packed = load_packed(source, dtype=dtype, mmap=mmap, cache_dir=cache_dir, progress=progress)
+    packed = load_packed(
+        source, dtype=dtype, mmap=mmap, verify=verify, cache_dir=cache_dir, progress=progress
+    )
     return Model(
         packed, threads=n_threads, prompt_threads=n_prompt_threads, cache_dtype=cache_dtype
     )

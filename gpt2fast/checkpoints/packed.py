@@ -1,138 +1,63 @@
 """Our packed file: one model, ready to map, as one valid safetensors file.
 
-    header    __metadata__: format, format_version, dtype, name, config, shapes, fingerprint,
-    receipt;
-              padded with spaces so that the data begins at a multiple of 64
-    data      every tensor padded with zeros to a multiple of 64 bytes, in the order of use:
-              wte.weight, wpe.weight, h.0.ln_1.weight, ..., ln_f.bias, lm_head.weight (only when
-              untied) tokenizer.table (ready for use), tokenizer.file.NAME (as given)
-
-Matrices are [n_out, n_in] packed by the core: U8 [ceil(out/64), ceil(in/64), 4224] for int8, F32 or
-F16 [ceil(out/64), in, 64] otherwise. LayerNorm, biases and positions are F32 in their own shape, or
-flat with their padding where it is not empty. `shapes` has the true shape of every tensor,
-`fingerprint` the sha256 of the data.
-
-Opening reads the header alone and compares it with the one layout that the configuration allows, so
-no content of the data can lead outside a buffer.
+`FORMAT.md` is the specification, `layout` where each tensor lies. Opening reads the header alone
+and compares it with the one layout that the configuration allows, so no content of the data can
+lead outside a buffer; `content` checks the content.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import mmap as memory_map
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoints import TOKENIZER_FILES
+from gpt2fast.checkpoints.layout import (
+    DTYPES,
+    EXTRA_PREFIX,
+    FILE_PREFIX,
+    FORMAT,
+    FORMAT_VERSION,
+    TABLE,
+    Entry,
+    encode_packed_header,
+    is_conv1d,
+    is_matrix,
+    is_tokenizer,
+    layout,
+)
 from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.checkpoints.safetensors import (
     ALIGNMENT,
     Header,
     TensorInfo,
-    encode_header,
     open_regular,
     read_header,
 )
 from gpt2fast.config import CheckpointError, Config, parse_json, quote
 
-FORMAT = "gpt2fast"
-FORMAT_VERSION = "1"
-DTYPES = MappingProxyType({"float32": "F32", "float16": "F16", "int8": "U8"})
-TABLE = "tokenizer.table"
-FILE_PREFIX = "tokenizer.file."
+__all__ = [
+    "DTYPES",
+    "FILE_PREFIX",
+    "FORMAT_VERSION",
+    "TABLE",
+    "Entry",
+    "PackedModel",
+    "aligned",
+    "encode_packed_header",
+    "is_conv1d",
+    "is_matrix",
+    "layout",
+    "open_packed",
+]
 
-_NUMPY: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "U8": np.dtype("u1"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor of the data: how and where it is stored, and its shape ([n_out, n_in])."""
-
-    stored: TensorInfo
-    shape: tuple[int, ...]
-
-    def view(self, data: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return a typed view of the data: a matrix as packed, a vector in its true shape."""
-        raw = data[self.stored.begin : self.stored.end]
-        values: NDArray[Any] = raw.view(_NUMPY[self.stored.dtype])
-        if len(self.stored.shape) == 3:
-            return values.reshape(self.stored.shape)
-        return values[: math.prod(self.shape)].reshape(self.shape)
-
-
-def is_matrix(name: str) -> bool:
-    """Tell whether a tensor is the weight of a linear layer (or the token table), stored packed."""
-    return name in ("wte.weight", "lm_head.weight") or is_conv1d(name)
-
-
-def is_conv1d(name: str) -> bool:
-    """Tell whether a checkpoint stores the matrix as [n_in, n_out]."""
-    return re.fullmatch(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight", name) is not None
-
-
-def layout(config: Config, dtype: str, tokenizer: Mapping[str, int]) -> dict[str, Entry]:
-    """Return where every tensor lies in the data; `tokenizer` maps its tensors to their bytes."""
-    from gpt2fast import _core
-
-    entries: dict[str, Entry] = {}
-    position = 0
-
-    def add(name: str, kind: str, stored: tuple[int, ...], shape: tuple[int, ...]) -> None:
-        nonlocal position
-        end = position + math.prod(stored) * _NUMPY[kind].itemsize
-        entries[name] = Entry(TensorInfo(kind, stored, position, end), shape)
-        position = end
-
-    for name, shape in config.tensor_shapes().items():
-        if is_matrix(name):
-            n_out, n_in = shape[::-1] if is_conv1d(name) else shape
-            stored = tuple(_core.packed_shape(dtype, n_out, n_in))
-            add(name, DTYPES[dtype], stored, (n_out, n_in))
-        else:
-            count = math.prod(shape)
-            add(name, "F32", (count + -count % 16,) if count % 16 else shape, shape)
-    for name, size in tokenizer.items():
-        add(name, "U8", (size + -size % ALIGNMENT,), (size,))
-    return entries
-
-
-def encode_packed_header(
-    config: Config,
-    dtype: str,
-    name: str,
-    entries: Mapping[str, Entry],
-    fingerprint: str,
-    receipt: Receipt,
-    room: int = 0,
-) -> bytes:
-    """Return the header of a packed file, at least `room` bytes long."""
-    metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "dtype": dtype,
-        "name": name,
-        "config": json.dumps(config.to_dict(), separators=(",", ":")),
-        "shapes": json.dumps(
-            {name: entry.shape for name, entry in entries.items()}, separators=(",", ":")
-        ),
-        "fingerprint": fingerprint,
-        "receipt": receipt.to_json(),
-    }
-    stored = {name: entry.stored for name, entry in entries.items()}
-    return encode_header(metadata, stored, room)
+Progress = Callable[[int, int], object]
 
 
 class PackedModel:
@@ -161,8 +86,8 @@ class PackedModel:
         self.path = path
         self.nbytes = data.nbytes
         data.flags.writeable = False
-        self.tensors = {n: e.view(data) for n, e in entries.items() if not _is_tokenizer(n)}
-        self._tokenizer = {n: e.view(data) for n, e in entries.items() if _is_tokenizer(n)}
+        self.tensors = {n: e.view(data) for n, e in entries.items() if not is_tokenizer(n)}
+        self._tokenizer = {n: e.view(data) for n, e in entries.items() if is_tokenizer(n)}
 
     @property
     def tokenizer_table(self) -> bytes | None:
@@ -185,15 +110,13 @@ class PackedModel:
         self._tokenizer = {}
 
 
-def _is_tokenizer(name: str) -> bool:
-    return name == TABLE or name.startswith(FILE_PREFIX)
-
-
-def open_packed(path: Path, *, mmap: bool = True) -> PackedModel:
+def open_packed(
+    path: Path, *, mmap: bool = True, verify: bool = False, progress: Progress | None = None
+) -> PackedModel:
     """Open a packed file: map it, or read it whole if `mmap` is false. Raises CheckpointError.
 
     Every size, offset and name is checked against the stored configuration; no weight is read when
-    mapped.
+    mapped. `verify` reads all and checks the content too, of which `progress` is told.
     """
     with open_regular(path) as file:
         header = read_header(file, path)
@@ -203,7 +126,8 @@ def open_packed(path: Path, *, mmap: bool = True) -> PackedModel:
                 f"{path} is a safetensors file, but not one that gpt2fast packed; to load a "
                 "checkpoint, give the directory that holds its config.json"
             )
-        if metadata.get("format_version") != FORMAT_VERSION:
+        version = metadata.get("format_version", "")
+        if not re.fullmatch(rf"{FORMAT_VERSION}(\.[0-9]{{1,4}})?", version):
             raise CheckpointError(
                 f"{path} has format version {quote(metadata.get('format_version'))}, this gpt2fast "
                 f"reads {FORMAT_VERSION!r}: convert the checkpoint again, or use the gpt2fast that "
@@ -212,6 +136,13 @@ def open_packed(path: Path, *, mmap: bool = True) -> PackedModel:
         config, entries = _check(header, path)
         receipt = Receipt.from_json(metadata.get("receipt", ""), f"{path}: receipt")
         data = _data(file, header, path, mmap)
+        if verify:
+            from gpt2fast.checkpoints.content import check_content, slabs_of_file, slabs_of_memory
+
+            read = slabs_of_file(file, header.data_start, path) if mmap else slabs_of_memory(data)
+            check_content(
+                config, entries, metadata["fingerprint"], read, data.nbytes, path, progress
+            )
     return PackedModel(
         config,
         metadata["dtype"],
@@ -247,8 +178,9 @@ def _check(header: Header, path: Path) -> tuple[Config, dict[str, Entry]]:
     entries = layout(config, dtype, _tokenizer_sizes(header, shapes, path))
     if missing := [name for name in entries if name not in header.tensors]:
         raise CheckpointError(f"{path}: tensor {missing[0]} is missing")
-    if extra := [name for name in header.tensors if name not in entries]:
-        raise CheckpointError(f"{path}: unknown tensor {quote(extra[0])}")
+    for name in header.tensors:
+        if name not in entries and not name.startswith(EXTRA_PREFIX):
+            raise CheckpointError(f"{path}: unknown tensor {quote(name)}")
     for name, entry in entries.items():
         if header.tensors[name] != entry.stored:
             raise CheckpointError(
