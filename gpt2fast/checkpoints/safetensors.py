@@ -19,7 +19,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.checkpoints.weight_file import NoteRead, to_float32
 from gpt2fast.config import CheckpointError, parse_json, quote
 
 MAX_HEADER = 16 << 20
@@ -164,7 +165,7 @@ def encode_header(
 
 
 class SafetensorsFile:
-    """An open safetensors file: the header validated, tensors read (never mapped) one at a time.
+    """A WeightFile of the safetensors format: the header validated, tensors read, never mapped.
 
     The file stays open, so that a file renamed over it cannot mix two checkpoints.
     """
@@ -178,33 +179,39 @@ class SafetensorsFile:
             self._file.close()
             raise
 
-    def read(
-        self, name: str, note: Callable[[Path, str, memoryview], None] | None = None
-    ) -> NDArray[np.float32]:
-        """Return a F32, F16 or BF16 tensor as float32, in its stored shape.
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the header."""
+        return self.header.sha256
 
-        `note`, as `Checkpoint.note_read`, is told file, name and bytes as stored. Raises
-        CheckpointError for another dtype, or if the file became shorter.
-        """
+    def names(self) -> list[str]:
+        """Return the tensors' names as stored."""
+        return list(self.header.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        return self.header.tensors[name].shape
+
+    def nbytes(self, name: str) -> int:
+        """Return the size of a tensor as stored, in bytes."""
+        info = self.header.tensors[name]
+        return info.end - info.begin
+
+    def same(self, name: str, other: str) -> bool:
+        """Tell whether two tensors are one: in this format each has bytes of its own."""
+        return name == other
+
+    def read(self, name: str, note: NoteRead | None = None) -> NDArray[np.float32]:
+        """Return a F32, F16 or BF16 tensor as float32; see WeightFile."""
         info = self.header.tensors[name]
         where = f"{self.path}: tensor {quote(name)}"
-        if info.dtype not in ("F32", "F16", "BF16"):
-            raise CheckpointError(
-                f"{where} has dtype {info.dtype}: weights must be F32, F16 or BF16"
-            )
         raw = np.empty(info.end - info.begin, np.uint8)
         self._file.seek(self.header.data_start + info.begin)
         if self._file.readinto(raw.data) != raw.nbytes:
             raise CheckpointError(f"{where}: the file was truncated while it was read")
         if note is not None:
             note(self.path, name, raw.data)
-        if info.dtype == "BF16":  # the upper half of a float32
-            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = raw.view("<f4" if info.dtype == "F32" else "<f2").astype(
-                np.float32, copy=False
-            )
-        return values.reshape(info.shape)
+        return to_float32(raw, info.dtype, where).reshape(info.shape)
 
     def close(self) -> None:
         """Close the file."""
