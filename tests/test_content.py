@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from packed_files import FIXTURES, put_together, take_apart, tensor
 
 import gpt2fast
-from gpt2fast import loading
+from gpt2fast import cli, loading
 from gpt2fast.checkpoints import content
 from gpt2fast.checkpoints.content import check_content, slabs_of_memory
 from gpt2fast.checkpoints.layout import layout
@@ -263,3 +263,27 @@ def test_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert path.read_bytes() == damaged
     gpt2fast.load(source, cache_dir=cache, verify=True).close()
     assert path.read_bytes() == sound
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a damaged file that leaves exit status 0, or stops the check of the next."""
+    sound = FIXTURES / "v1-int8.safetensors"
+    header, data = take_apart(sound)
+    tensor(header, data, FC)[1] ^= 1
+    damaged = put_together(tmp_path / "damaged.safetensors", header, data, forged=False)
+    assert cli.main(["verify", "tales", str(sound)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    fingerprint = open_packed(sound).fingerprint
+    assert lines[0].startswith("tales: sound: int8, 5.1 MB, fingerprint ")
+    assert lines[1] == f"{sound}: sound: int8, 0.1 MB, fingerprint {fingerprint}"
+    others = [str(tmp_path), str(tmp_path / "none")]
+    assert cli.main(["verify", str(damaged), *others, str(sound)]) == 1
+    out, err = capsys.readouterr()
+    assert out == lines[1] + "\n"
+    errors = err.splitlines()
+    assert all(line.startswith("gpt2fast: error: ") for line in errors)
+    for line, part in zip(errors, ("data is not what", "is a directory", "no such"), strict=True):
+        assert part in line
+    assert cli.main(["verify", str(damaged)]) == 1
+    assert cli.main(["verify", str(sound), "--dtype", "int8"]) == 2
+    assert "--dtype is for --golden" in capsys.readouterr().err

@@ -6,8 +6,11 @@ change of the format adds files here and leaves these as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,10 @@ import pytest
 from packed_files import FIXTURES, take_apart
 
 import gpt2fast
+from gpt2fast import _core
+from gpt2fast.checkpoints import layout
 from gpt2fast.checkpoints.layout import FORMAT_VERSION
+from gpt2fast.config import Config
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FIXTURES / "expected.json").read_text())
 
@@ -57,3 +63,18 @@ def test_safetensors_opens_it(name: str) -> None:
             values = np.ascontiguousarray(file.get_tensor(tensor))
             assert list(values.shape) == entry["shape"]
             assert values.tobytes() == bytes(data[begin:end])
+
+
+def test_specification() -> None:
+    """Catches a specification that leaves out a key, or names another size than the code has."""
+    text = (Path(layout.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+    keys = re.search(r"\| `config` \| JSON object: `([^`]*)`", text)
+    assert keys and keys[1].split() == [field.name for field in dataclasses.fields(Config)]
+    header, _ = take_apart(FIXTURES / f"v{FORMAT_VERSION}-int8.safetensors")
+    for key in header["__metadata__"]:
+        assert f"| `{key}` |" in text
+    assert list(_core.packed_shape("int8", 65, 64)) == [2, 1, 4224] and "4224]" in text
+    assert list(_core.packed_shape("float16", 65, 70)) == [2, 70, 64]
+    names = re.findall(r"\b(?:attn|mlp)\.c_\w+|\bln_[12f]\b|\bw[tp]e\b|\blm_head\b", text)
+    kinds = {re.sub(r"h\.\d+\.|\.(weight|bias)$", "", name) for name in header}
+    assert kinds - {"__metadata__"} <= {*names, *(kind for kind in kinds if "tokenizer" in kind)}
