@@ -17,7 +17,9 @@ from gpt2fast.cli_terminal import (
     PROGRAM,
     READER_GONE,
     UsageError,
+    add_hub_options,
     discard,
+    hub_options,
     megabytes,
     note,
     progress_line,
@@ -115,10 +117,18 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("destination", help="the file, or a directory for it")
     convert.add_argument("--dtype", default="int8", help="float32, float16 or int8; default: int8")
     convert.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_hub_options(convert)
+
+    from gpt2fast import cli_models
+
+    cli_models.add_options(commands.add_parser("models", help="list or remove converted models"))
     return top
 
 
-_MODEL_HELP = 'the bundled "tales", a packed file or a Hugging Face directory; default: tales'
+_MODEL_HELP = (
+    'the bundled "tales", a packed file, a checkpoint, or a model of the Hugging Face Hub such as '
+    "gpt2 or ORGANISATION/NAME; default: tales"
+)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
@@ -129,6 +139,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
 def _add_load_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", help="float32, float16 or int8; default: int8, or the file's")
     command.add_argument("--threads", type=int, metavar="N", help="default: all CPUs")
+    add_hub_options(command)
 
 
 def _version() -> str:
@@ -147,7 +158,13 @@ def _info(arguments: argparse.Namespace) -> int:
     from gpt2fast import _core
     from gpt2fast.model import load
 
-    with load(arguments.model, dtype=arguments.dtype, threads=arguments.threads) as model:
+    with load(
+        arguments.model,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        progress=progress_line(f"loading {arguments.model}"),
+        **hub_options(arguments),
+    ) as model:
         config, memory = model.config, model.memory
         rows = {
             "model": str(arguments.model),
@@ -186,7 +203,11 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     progress = None if arguments.quiet else progress_line(f"packing as {arguments.dtype}")
     receipt = convert(
-        arguments.source, arguments.destination, dtype=arguments.dtype, progress=progress
+        arguments.source,
+        arguments.destination,
+        dtype=arguments.dtype,
+        progress=progress,
+        **hub_options(arguments),
     )
     if not arguments.quiet:
         seconds = "" if receipt.seconds is None else f" in {receipt.seconds:.1f} s"

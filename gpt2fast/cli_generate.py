@@ -9,7 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2fast.cli_terminal import INTERRUPTED, PROGRAM, UsageError, megabytes, note, progress_line
+from gpt2fast.cli_terminal import (
+    INTERRUPTED,
+    PROGRAM,
+    UsageError,
+    hub_options,
+    megabytes,
+    note,
+    progress_line,
+)
 from gpt2fast.model import load
 from gpt2fast.sampling import Options
 
@@ -34,9 +42,13 @@ def generate(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in given.items() if value is not None}
     Options(**options)  # a bad one is refused before the model is loaded
     prompt = _prompt(arguments)
-    progress = None if arguments.quiet else progress_line(f"packing {arguments.model}")
+    progress = None if arguments.quiet else progress_line(f"loading {arguments.model}")
     with load(
-        arguments.model, dtype=arguments.dtype, threads=arguments.threads, progress=progress
+        arguments.model,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        progress=progress,
+        **hub_options(arguments),
     ) as model:
         stream = model.stream(prompt, **options)
         out = sys.stdout

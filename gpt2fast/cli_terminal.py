@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Callable
-from typing import TextIO
+from typing import TextIO, TypedDict
 
 PROGRAM = "gpt2fast"
 INTERRUPTED, READER_GONE = 130, 141
+
+
+class HubOptions(TypedDict):
+    """Options of `load` for models of the Hub."""
+
+    revision: str | None
+    local_files_only: bool
 
 
 class UsageError(Exception):
@@ -30,20 +37,43 @@ def discard(stream: TextIO) -> None:
     os.close(nowhere)
 
 
-def progress_line(what: str) -> Callable[[int, int], None] | None:
-    """Return a function that shows (done, total) in a line of the terminal, if there is one."""
-    if not sys.stderr.isatty():
-        return None
-    shown = -1
+class ProgressLine:
+    """Shows (done, total) in a line of the terminal; `stage` changes what it says is done."""
 
-    def show(done: int, total: int) -> None:
-        nonlocal shown
+    def __init__(self, what: str) -> None:
+        self._what, self._shown = what, -1
+
+    def stage(self, what: str) -> None:
+        """Begin another line, once there is something to show in it."""
+        if 0 <= self._shown < 100:
+            note("")
+        self._what, self._shown = what, -1
+
+    def __call__(self, done: int, total: int) -> None:
         percent = 100 * done // max(total, 1)
-        if percent != shown:
-            shown = percent
-            note(f"\r{what}: {percent:3d}%", end="\n" if percent >= 100 else "")
+        if percent != self._shown:
+            self._shown = percent
+            note(f"\r{self._what}: {percent:3d}%", end="\n" if percent >= 100 else "")
 
-    return show
+
+def progress_line(what: str) -> ProgressLine | None:
+    """Return a progress that is shown on stderr, if that is a terminal."""
+    return ProgressLine(what) if sys.stderr.isatty() else None
+
+
+def add_hub_options(command: argparse.ArgumentParser) -> None:
+    """Declare the options of commands that may load from the Hub."""
+    command.add_argument(
+        "--revision", metavar="R", help="branch, tag or commit of a model of the Hub; default: main"
+    )
+    command.add_argument(
+        "--local-files-only", action="store_true", help="never ask the Hub, take what is here"
+    )
+
+
+def hub_options(arguments: argparse.Namespace) -> HubOptions:
+    """Return what was given of them, as `load` takes it."""
+    return {"revision": arguments.revision, "local_files_only": arguments.local_files_only}
 
 
 def megabytes(n_bytes: int) -> str:

@@ -10,30 +10,37 @@ from gpt2fast.cache import packed_path
 from gpt2fast.checkpoints import Checkpoint
 from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.config import CheckpointError
+from gpt2fast.hub import Access
 from gpt2fast.packing import Packing, Progress, check_dtype
-from gpt2fast.sources import BUNDLED, Source, open_source
+from gpt2fast.progress import announce
+from gpt2fast.sources import Source, open_source
 
 
 def convert(
-    source: Source, destination: Source, *, dtype: str = "int8", progress: Progress | None = None
+    source: Source,
+    destination: Source,
+    *,
+    dtype: str = "int8",
+    progress: Progress | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> Receipt:
-    """Convert a checkpoint directory into one packed file, and return its receipt.
+    """Convert a checkpoint, or a model of the Hub, into one packed file; return its receipt.
 
     `destination` is the file, or an existing directory for a file `<name>-<dtype>.safetensors`.
     `dtype` is 'float32', 'float16' or 'int8'. `progress` is called with the work done and the whole
-    work, in bytes read. An existing destination is replaced at the end, in one step; on any error
-    it stays as it was. Raises ValueError for a bad dtype, CheckpointError for a source that is not
-    a sound GPT-2 (naming file, tensor and reason) or that contains the destination, OSError if the
-    destination cannot be written.
+    work, in bytes read, and before that, if there is a download, in bytes downloaded. `revision`,
+    `token` and `local_files_only` as in `load`. An existing destination is replaced at the end, in
+    one step; on any error it stays as it was. Raises ValueError for a bad option, CheckpointError
+    for a source that is not a sound GPT-2 (naming file, tensor and reason) or that contains the
+    destination, OSError if the network fails or the destination cannot be written.
     """
     check_dtype(dtype)
-    path = Path(source)
-    if path.is_file() or (source in BUNDLED and not path.exists()):
-        raise CheckpointError(
-            f"{path} is a packed file: convert takes the directory of a checkpoint"
-        )
-    with open_source(path) as checkpoint:
+    access = Access(revision, token, local_files_only)
+    with open_source(source, access, progress) as checkpoint:
         destination = packed_path(Path(destination), checkpoint.name, dtype)
+        announce(progress, f"packing {checkpoint.name} as {dtype}")
         return write_packed(checkpoint, destination, dtype, progress)
 
 

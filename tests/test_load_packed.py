@@ -14,6 +14,7 @@ from gpt2fast import loading
 from gpt2fast.cache import cache_directory
 from gpt2fast.config import CheckpointError, Config
 from gpt2fast.convert import convert
+from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
 
 CONFIG = hf_config()
@@ -38,13 +39,22 @@ def test_dtype_of_a_packed_file(dtype: str, other: str, source: Path, tmp_path: 
     assert load_packed(path).dtype == dtype
 
 
-@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "no/such/file.safetensors"])
+@pytest.mark.parametrize("name", ["gpt-2", "./gpt2", "no/such/file.safetensors", "/no/gpt2", ""])
 def test_nothing_there(name: str) -> None:
     """Catches an error that does not explain what a source may be."""
-    with pytest.raises(CheckpointError, match=r"neither a bundled model .* must be downloaded"):
-        load_packed(name)
-    with pytest.raises(CheckpointError, match="neither a bundled model"):
-        convert(name, "never-written.safetensors")
+    for take in (load_packed, lambda name: convert(name, "never-written.safetensors")):
+        with pytest.raises(CheckpointError, match=r"neither a bundled .*, nor an existing .* Hub"):
+            take(name)
+
+
+def test_revision_of_something_local(source: Path, tmp_path: Path) -> None:
+    """Catches a revision that is ignored where there is none."""
+    access = Access(revision="v2")
+    for local in ("tales", source):
+        with pytest.raises(ValueError, match="revision='v2' is for models of the Hugging Face Hub"):
+            load_packed(local, access=access)
+    with pytest.raises(ValueError, match="revision='v2' is for"):
+        convert(source, tmp_path / "never", revision="v2")
 
 
 def test_small_checkpoint_leaves_the_cache_alone(source: Path, tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_cache(change: Any, source: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert load("float32") != first and seen
     change(source)
     assert load() != first and seen
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.glob("*.safetensors"))) == 3
 
 
 def test_damaged_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
