@@ -17,12 +17,9 @@ from gpt2fast.cli_terminal import (
     PROGRAM,
     READER_GONE,
     UsageError,
-    add_hub_options,
     discard,
-    hub_options,
     megabytes,
     note,
-    progress_line,
 )
 
 
@@ -111,24 +108,13 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("model", nargs="?", default="tales", help=_MODEL_HELP)
     _add_load_options(info)
 
-    convert = commands.add_parser("convert", help="pack a checkpoint into one file")
-    convert.set_defaults(run=_convert)
-    convert.add_argument("source", help="a Hugging Face directory")
-    convert.add_argument("destination", help="the file, or a directory for it")
-    convert.add_argument("--dtype", default="int8", help="float32, float16 or int8; default: int8")
-    convert.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    add_hub_options(convert)
+    from gpt2fast import cli_convert
 
-    from gpt2fast import cli_models
-
-    cli_models.add_options(commands.add_parser("models", help="list or remove converted models"))
+    cli_convert.add_options(commands.add_parser("convert", help="pack a checkpoint into one file"))
     return top
 
 
-_MODEL_HELP = (
-    'the bundled "tales", a packed file, a checkpoint, or a model of the Hugging Face Hub such as '
-    "gpt2 or ORGANISATION/NAME; default: tales"
-)
+_MODEL_HELP = 'the bundled "tales", a packed file or a Hugging Face directory; default: tales'
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
@@ -139,7 +125,6 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
 def _add_load_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", help="float32, float16 or int8; default: int8, or the file's")
     command.add_argument("--threads", type=int, metavar="N", help="default: all CPUs")
-    add_hub_options(command)
 
 
 def _version() -> str:
@@ -158,13 +143,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from gpt2fast import _core
     from gpt2fast.model import load
 
-    with load(
-        arguments.model,
-        dtype=arguments.dtype,
-        threads=arguments.threads,
-        progress=progress_line(f"loading {arguments.model}"),
-        **hub_options(arguments),
-    ) as model:
+    with load(arguments.model, dtype=arguments.dtype, threads=arguments.threads) as model:
         config, memory = model.config, model.memory
         rows = {
             "model": str(arguments.model),
@@ -180,8 +159,10 @@ def _info(arguments: argparse.Namespace) -> int:
             "memory": f"weights {megabytes(memory.weights)}, cache "
             f"{memory.cache_per_token:,} bytes per token, {megabytes(memory.cache)} when full",
         }
+        receipt = model.receipt
     for name, value in rows.items():
         print(f"{name:<12} {value}")
+    print(receipt)
     return 0
 
 
@@ -193,24 +174,3 @@ def parameters(config: object) -> int:
 
     assert isinstance(config, Config)
     return sum(math.prod(shape) for shape in config.tensor_shapes().values())
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from gpt2fast.cache import packed_path
-    from gpt2fast.convert import convert
-
-    progress = None if arguments.quiet else progress_line(f"packing as {arguments.dtype}")
-    receipt = convert(
-        arguments.source,
-        arguments.destination,
-        dtype=arguments.dtype,
-        progress=progress,
-        **hub_options(arguments),
-    )
-    if not arguments.quiet:
-        seconds = "" if receipt.seconds is None else f" in {receipt.seconds:.1f} s"
-        path = packed_path(Path(arguments.destination), receipt.source, receipt.dtype)
-        note(f"packed {arguments.source} as {receipt.dtype}{seconds}: {path}")
-    return 0

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from gpt2fast import _core
 from gpt2fast.checkpoints.packed import PackedModel
+from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.completion import Completion
 from gpt2fast.config import Config
 from gpt2fast.engine import Engine, check_cache_dtype, check_ids
 from gpt2fast.generation import Writing, complete, fresh_seed
-from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
 from gpt2fast.sampling import GenerateOptions, Options, integer
 from gpt2fast.session import Session
@@ -53,29 +53,17 @@ def load(
     verify: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
 ) -> Model:
-    """Load a model: the bundled "tales", a packed file, a checkpoint, or a model of the Hub.
+    """Load a model: the bundled "tales", a packed file, or a Hugging Face directory.
 
-    What exists here under that name comes first. Otherwise "gpt2", "gpt2-medium", "gpt2-large",
-    "gpt2-xl", "distilgpt2" and ORGANISATION/NAME are models of the Hugging Face Hub (or the mirror
-    that HF_ENDPOINT names): `revision` is a branch, tag or commit (None is "main"), `token` an
-    access token (None: HF_TOKEN, or that of `hf auth login`; False: none), and `local_files_only`
-    forbids the network. Only the files that are needed are downloaded, into huggingface_hub's
-    cache.
-
-    A checkpoint is packed as `dtype` ("float32", "float16" or "int8"; None is "int8"), in memory
-    or, from 64 MB on, once into a file in `cache_dir` (None: GPT2FAST_CACHE, or the user's cache).
-    `progress(done, total)` is told the bytes, first of a download, then of the packing. A packed
-    file has its own dtype. `threads` None is GPT2FAST_THREADS, or all CPUs that affinity and
+    A directory is packed as `dtype` ("float32", "float16" or "int8"; None is "int8"), in memory or,
+    from 64 MB on, once into a file in `cache_dir`; `progress(done, total)` is told the bytes. A
+    packed file has its own dtype. `threads` None is GPT2FAST_THREADS, or all CPUs that affinity and
     container allow; `prompt_threads` None is the same. `cache_dtype` is "float16" or "float32";
     None is what goes with the dtype. `mmap` false reads the file into memory: a file truncated
     while it is mapped kills the process. `verify` reads all of it first and checks its content.
 
-    Raises CheckpointError for bad files and for what is neither here nor on the Hub, ValueError for
-    bad options, OSError if the network, the disk or the cache fails.
+    Raises CheckpointError for bad files, ValueError for bad options, OSError.
 
     >>> import gpt2fast
     >>> model = gpt2fast.load("tales")
@@ -88,13 +76,7 @@ def load(
         n_prompt_threads = integer("prompt_threads", prompt_threads, 1, MAX_THREADS)
     check_cache_dtype(cache_dtype)
     packed = load_packed(
-        source,
-        dtype=dtype,
-        mmap=mmap,
-        verify=verify,
-        cache_dir=cache_dir,
-        progress=progress,
-        access=Access(revision, token, local_files_only),
+        source, dtype=dtype, mmap=mmap, verify=verify, cache_dir=cache_dir, progress=progress
     )
     return Model(
         packed, threads=n_threads, prompt_threads=n_prompt_threads, cache_dtype=cache_dtype
@@ -115,6 +97,7 @@ class Model:
         """Use `load`, which checks the options."""
         self._engine = Engine(packed, threads, prompt_threads, cache_dtype)
         self._fingerprint = packed.fingerprint
+        self._receipt = packed.receipt
         self._weights = packed.nbytes
         self._dtype = packed.dtype
 
@@ -235,6 +218,11 @@ class Model:
         k, v = config.head_dim, -(-config.head_dim // 16) * 16  # as csrc/kv_cache.h lays them out
         per_token = config.n_layer * config.n_head * (k + v) * width
         return Memory(self._weights, per_token, per_token * -(-config.n_ctx // 64) * 64)
+
+    @property
+    def receipt(self) -> Receipt:
+        """How the model was made: from which files, with which error of weights and predictions."""
+        return self._receipt
 
     @property
     def fingerprint(self) -> str:

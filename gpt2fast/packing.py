@@ -1,8 +1,8 @@
 """The packing of a checkpoint: the bytes of the packed file, piece by piece, and its receipt.
 
-One tensor of the source is in memory at a time; its packed bytes come in slabs of rows. The header
-comes first in the file but holds the fingerprint of what follows: `header` gives its length before
-`chunks` ran, its content after.
+Each tensor of the source is read once, for its hash, its error, its packing and the comparison with
+float32. The header comes first in the file but holds what is known at the end: `header` gives its
+length before `chunks` ran, its content after.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoints import Checkpoint
+from gpt2fast.checkpoints import Checkpoint, SourceFile
 from gpt2fast.checkpoints.packed import (
     DTYPES,
     FILE_PREFIX,
@@ -29,62 +29,86 @@ from gpt2fast.checkpoints.packed import (
     is_matrix,
     layout,
 )
-from gpt2fast.checkpoints.receipt import Receipt
+from gpt2fast.checkpoints.receipt import Fidelity, Receipt
 from gpt2fast.config import CheckpointError
+from gpt2fast.quantization import pack_matrix
+from gpt2fast.threads import thread_count
+
+if TYPE_CHECKING:
+    from gpt2fast.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], object]
 
-_SLAB = 1 << 20  # weights packed at once, so that the copies stay at a few MiB
 _FLOAT16_OVERFLOW = 65520  # rounds to infinity
+_LONGEST = -1234567890123456.0  # a float that takes as many characters as a rounded one can
 
 
 class Packing:
-    """One conversion: the layout, the receipt, and the packed bytes in the order of the layout."""
+    """One conversion: the layout, the receipt, and the packed bytes in the order of the layout.
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str, progress: Progress | None) -> None:
+    With `compare`, the packed weights are compared with the float32 ones on a text.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: str, progress: Progress | None, *, compare: bool = True
+    ) -> None:
         self._checkpoint = checkpoint
         self._progress = progress
         self._started = time.monotonic()
-        self._done = 0
-        shapes = checkpoint.config.tensor_shapes().values()
-        self._total = 4 * sum(map(math.prod, shapes)) + sum(map(os.path.getsize, checkpoint.files))
+        self._threads = thread_count(None)
         self.config = checkpoint.config
         self.dtype = dtype
         self.name = checkpoint.name
-        self._tokenizer = _tokenizer_tensors(checkpoint)
+        tokenizer = _tokenizer(checkpoint)
+        self._tokenizer = _tokenizer_tensors(checkpoint, tokenizer)
         sizes = {name: len(content) for name, content in self._tokenizer.items()}
         self.entries = layout(checkpoint.config, dtype, sizes)
         self.nbytes = max(entry.stored.end for entry in self.entries.values())
+        shapes = self.config.tensor_shapes().values()
+        self._done, self._total = 0, 4 * sum(map(math.prod, shapes))
         self._fingerprint = hashlib.sha256()
-        longest = -1.234e-300  # as many characters as a rounded error can have
-        files = checkpoint.hash_files(self._advance)
-        errors = {name: longest for name in self.entries if is_matrix(name)}
-        self.receipt = Receipt(checkpoint.name, files, dtype, errors)
+        self._errors = {name: _LONGEST for name in self.entries if is_matrix(name)}
+        files = (SourceFile(path.name, 1 << 63, "", "0" * 64) for path in checkpoint.files)
+        self.receipt = Receipt(checkpoint.name, tuple(files), dtype, self._errors)
+        self._comparison = None
+        if compare:
+            from gpt2fast.comparison import Comparison
+            from gpt2fast.passage import RANDOM_IDS, passage
+
+            ids, text = passage(self.config, tokenizer)
+            self._comparison = Comparison(self.config, dtype, ids, text, self._threads)
+            longest = Fidelity(len(ids), RANDOM_IDS, *[_LONGEST] * 4)
+            self.receipt = dataclasses.replace(self.receipt, fidelity=longest)
 
     def chunks(self) -> Iterator[NDArray[np.uint8]]:
         """Yield the data piece by piece; afterwards `receipt` and `fingerprint` are final."""
-        errors: dict[str, float] = {}
         for name, entry in self.entries.items():
             if name in self._tokenizer:
-                pieces = iter((np.frombuffer(self._tokenizer[name], np.uint8),))
+                piece = np.frombuffer(self._tokenizer[name], np.uint8)
             elif is_matrix(name):
-                pieces = self._matrix(name, errors)
+                piece = self._matrix(name)
             else:
-                pieces = iter((self._read(name).reshape(-1).astype("<f4").view(np.uint8),))
-            size = 0
-            for piece in pieces:
-                yield self._hashed(piece)
-                size += piece.nbytes
-            yield self._hashed(np.zeros(entry.stored.end - entry.stored.begin - size, np.uint8))
-        self._checkpoint.check_unchanged()
-        seconds = time.monotonic() - self._started
-        self.receipt = dataclasses.replace(self.receipt, weight_error=errors, seconds=seconds)
+                piece = self._vector(name)
+            yield self._hashed(piece)
+            size = entry.stored.end - entry.stored.begin
+            yield self._hashed(np.zeros(size - piece.nbytes, np.uint8))
+            if name not in self._tokenizer:
+                self._advance(4 * math.prod(entry.shape))
+        self.receipt = dataclasses.replace(
+            self.receipt,
+            files=self._checkpoint.sources(),
+            weight_error=self._errors,
+            fidelity=None if self._comparison is None else self._comparison.result(),
+            seconds=time.monotonic() - self._started,
+        )
 
     def header(self, room: int = 0) -> bytes:
         """Return the header: with its final length before `chunks` ran, its content after."""
-        return encode_packed_header(
+        header = encode_packed_header(
             self.config, self.dtype, self.name, self.entries, self.fingerprint, self.receipt, room
         )
+        assert room in (0, len(header)), "the header must not grow into the data"
+        return header
 
     @property
     def fingerprint(self) -> str:
@@ -94,31 +118,27 @@ class Packing:
         self._fingerprint.update(piece.data)
         return piece
 
-    def _matrix(self, name: str, errors: dict[str, float]) -> Iterator[NDArray[np.uint8]]:
-        """Pack a matrix in slabs of output rows, whose bytes follow each other in every format."""
-        from gpt2fast import _core
+    def _vector(self, name: str) -> NDArray[np.uint8]:
+        values = self._read(name)
+        if self._comparison is not None:
+            self._comparison.add_vector(name, values)
+        return values.reshape(-1).astype("<f4", copy=False).view(np.uint8)
 
+    def _matrix(self, name: str) -> NDArray[np.uint8]:
         weight = self._read(name)
-        if is_conv1d(name):
-            weight = weight.T  # [n_out, n_in], as a view
-        elif name == "wte.weight":
+        if name == "wte.weight":
             self._check_tied(weight)
-        n_out, n_in = weight.shape
-        rows = max(64, _SLAB // n_in // 64 * 64)
-        squares = difference = 0.0
-        for start in range(0, n_out, rows):
-            slab = np.ascontiguousarray(weight[start : start + rows])
-            try:
-                packed = _core.pack(slab, self.dtype)
-            except ValueError as error:
-                raise CheckpointError(f"{self._where(name)}: {error}") from None
-            yield packed
+        weight = np.ascontiguousarray(weight.T if is_conv1d(name) else weight)  # [n_out, n_in]
+        try:
+            packed, self._errors[name] = pack_matrix(weight, self.dtype, self._threads)
+        except ValueError as error:
+            raise CheckpointError(f"{self._where(name)}: {error}") from None
+        if self._comparison is not None:
+            exact = packed
             if self.dtype != "float32":
-                restored = _core.unpack(packed, self.dtype, *slab.shape)
-                squares += float(np.square(slab, dtype=np.float64).sum())
-                difference += float(np.square(slab - restored, dtype=np.float64).sum())
-        relative = math.sqrt(difference / squares) if squares else 0.0
-        errors[name] = float(f"{relative:.4g}")
+                exact, _ = pack_matrix(weight, "float32", self._threads)
+            self._comparison.add_matrix(name, {"float32": exact, self.dtype: packed})
+        return packed
 
     def _read(self, name: str) -> NDArray[np.float32]:
         weight = self._checkpoint.read(name)
@@ -134,7 +154,6 @@ class Packing:
                     f"{self._where(name)} has a weight of size {largest:g}, float16 ends at 65504: "
                     "use dtype 'float32' or 'int8'"
                 )
-        self._advance(weight.nbytes)
         return weight
 
     def _check_tied(self, wte: NDArray[np.float32]) -> None:
@@ -148,7 +167,7 @@ class Packing:
             )
 
     def _where(self, name: str) -> str:
-        return f"{self._checkpoint.files[0].parent}: tensor {name}"
+        return f"{self._checkpoint.where}: tensor {name}"
 
     def _advance(self, n_bytes: int) -> None:
         self._done += n_bytes
@@ -156,21 +175,28 @@ class Packing:
             self._progress(self._done, self._total)
 
 
-def _tokenizer_tensors(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return the tokenizer's tensors: none for a checkpoint that comes without vocabulary."""
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """Return the checkpoint's tokenizer: None if it comes without vocabulary."""
     files = checkpoint.tokenizer_files
-    tensors = {FILE_PREFIX + name: content for name, content in files.items()}
     if not files.keys() & {"vocab.json", "merges.txt", "tokenizer.json"}:
-        return tensors
+        return None
     from gpt2fast.tokenizer import Tokenizer
 
-    directory = checkpoint.files[0].parent
     try:
         tokenizer = Tokenizer.from_files(files)
     except ValueError as error:
-        raise CheckpointError(f"{directory}: tokenizer: {error}") from error
-    checkpoint.config.check_tokenizer(tokenizer.n_vocab, directory)
-    return {TABLE: tokenizer.to_table(), **tensors}
+        reason = str(error)
+        for name, original in checkpoint.original_names.items():
+            reason = reason.replace(name, original)
+        raise CheckpointError(f"{checkpoint.where}: tokenizer: {reason}") from error
+    checkpoint.config.check_tokenizer(tokenizer.n_vocab, checkpoint.where)
+    return tokenizer
+
+
+def _tokenizer_tensors(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> dict[str, bytes]:
+    tensors = {} if tokenizer is None else {TABLE: tokenizer.to_table()}
+    files = checkpoint.tokenizer_files
+    return tensors | {FILE_PREFIX + name: content for name, content in files.items()}
 
 
 def check_dtype(dtype: object) -> None:
@@ -183,10 +209,11 @@ def pack(
 ) -> PackedModel:
     """Pack an open checkpoint in memory, as the bytes that `convert` writes.
 
-    Raises CheckpointError.
+    Without the comparison with float32, so that a small model loads at once. Raises
+    CheckpointError.
     """
     check_dtype(dtype)
-    packing = Packing(checkpoint, dtype, progress)
+    packing = Packing(checkpoint, dtype, progress, compare=False)
     data = aligned(packing.nbytes)
     position = 0
     for piece in packing.chunks():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,11 +32,19 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file that a model was converted from: name, size in bytes, sha256 in hexadecimal."""
+    """A file that a model was converted from: name, size in bytes, and one digest in hexadecimal.
+
+    `sha256` is that of the file, of those read whole (configuration, tokenizer, index).
+    `tensors_sha256` is that of a file of weights, which is read tensor by tensor. It is not what
+    sha256sum prints, but the sha256 of a text: first the sha256 of the file's header, or nothing if
+    the reader gives none; then, per tensor that was read, sorted by name as stored, `NAME SHA256`
+    of its bytes as stored; each with a newline.
+    """
 
     name: str
     size: int
-    sha256: str
+    sha256: str | None = None
+    tensors_sha256: str | None = None
 
 
 class Checkpoint(ABC):
@@ -90,6 +97,11 @@ class Checkpoint(ABC):
     ) -> None:
         self.close()
 
+    @property
+    def where(self) -> Path:
+        """What messages name: the file if there is only one, else the directory."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
     def check_tensors(self) -> None:
         """Compare names and shapes with what the configuration demands. Raises CheckpointError."""
         expected = self.config.tensor_shapes()
@@ -121,6 +133,8 @@ class Checkpoint(ABC):
         `file` is one of `files`, `raw` the bytes (of an array: its `data`). So each tensor is read
         once for hash, error and packing.
         """
+        if file not in self.files:
+            raise ValueError(f"{file} is none of the checkpoint's files")
         self._tensor_hashes.setdefault(file, {})[stored_name] = hashlib.sha256(raw).hexdigest()
 
     def check_unchanged(self) -> None:
@@ -136,18 +150,27 @@ class Checkpoint(ABC):
             parts.append(repr((os.path.abspath(path), size, modified)))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def hash_files(self, advance: Callable[[int], None]) -> tuple[SourceFile, ...]:
-        """Return name, size and sha256 of every file; `advance` is told of each piece read."""
-        result = []
-        for path in self.files:
-            digest, size = hashlib.sha256(), 0
+    def sources(self) -> tuple[SourceFile, ...]:
+        """Return every file and its digest, once all tensors were read.
+
+        Raises CheckpointError if a file changed since `stamp`.
+        """
+        self.check_unchanged()
+        sources = tuple(map(self._source, self.files, self._stamps))
+        self.check_unchanged()
+        return sources
+
+    def _source(self, path: Path, stamp: tuple[int, int, int]) -> SourceFile:
+        if path not in self._tensor_hashes:
             with open(path, "rb") as file:
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
-                    size += len(piece)
-                    advance(len(piece))
-            result.append(SourceFile(path.name, size, digest.hexdigest()))
-        return tuple(result)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return SourceFile(path.name, stamp[0], digest)
+        lines = [self.digests.get(path.name, "")]
+        lines += [f"{name} {sha256}" for name, sha256 in sorted(self._tensor_hashes[path].items())]
+        text = "".join(f"{line}\n" for line in lines)
+        return SourceFile(
+            path.name, stamp[0], tensors_sha256=hashlib.sha256(text.encode()).hexdigest()
+        )
 
     def _stat(self) -> tuple[tuple[int, int, int], ...]:
         stats = map(os.stat, self.files)
