@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gpt2fast.config import CheckpointError, Config
     from gpt2fast.convert import convert
     from gpt2fast.model import Model, load
+    from gpt2fast.resources import Estimate, estimate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Chunk",
     "Completion",
     "Config",
+    "Estimate",
     "Model",
     "convert",
+    "estimate",
     "load",
 ]
 
@@ -36,8 +39,10 @@ _HOMES = {
     "Chunk": "completion",
     "Completion": "completion",
     "Config": "config",
+    "Estimate": "resources",
     "Model": "model",
     "convert": "convert",
+    "estimate": "resources",
     "load": "model",
 }
 

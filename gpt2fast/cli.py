@@ -1,4 +1,4 @@
-"""The command line: `gpt2fast generate | info | convert`.
+"""The command line: `gpt2fast generate | info | convert | models | verify`.
 
 Results go to stdout, everything else to stderr. Exit status: 0; 1 if something failed; 2 for bad
 usage or a bad option; 130 after Ctrl-C, with what was written so far; 141 if the reader went away.
@@ -17,9 +17,12 @@ from gpt2fast.cli_terminal import (
     PROGRAM,
     READER_GONE,
     UsageError,
+    add_hub_options,
     discard,
+    hub_options,
     megabytes,
     note,
+    progress_line,
 )
 
 
@@ -111,10 +114,21 @@ def parser() -> argparse.ArgumentParser:
     from gpt2fast import cli_convert
 
     cli_convert.add_options(commands.add_parser("convert", help="pack a checkpoint into one file"))
+
+    from gpt2fast import cli_models
+
+    cli_models.add_options(commands.add_parser("models", help="list or remove converted models"))
+
+    from gpt2fast import cli_verify
+
+    cli_verify.add_options(commands.add_parser("verify", help="check the content of packed files"))
     return top
 
 
-_MODEL_HELP = 'the bundled "tales", a packed file or a Hugging Face directory; default: tales'
+_MODEL_HELP = (
+    'the bundled "tales", a packed file, a checkpoint, or a model of the Hugging Face Hub such as '
+    "gpt2 or ORGANISATION/NAME; default: tales"
+)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
@@ -125,6 +139,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
 def _add_load_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", help="float32, float16 or int8; default: int8, or the file's")
     command.add_argument("--threads", type=int, metavar="N", help="default: all CPUs")
+    add_hub_options(command)
 
 
 def _version() -> str:
@@ -143,7 +158,13 @@ def _info(arguments: argparse.Namespace) -> int:
     from gpt2fast import _core
     from gpt2fast.model import load
 
-    with load(arguments.model, dtype=arguments.dtype, threads=arguments.threads) as model:
+    with load(
+        arguments.model,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        progress=progress_line(f"loading {arguments.model}"),
+        **hub_options(arguments),
+    ) as model:
         config, memory = model.config, model.memory
         rows = {
             "model": str(arguments.model),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
@@ -31,9 +32,8 @@ class Engine:
         self.config = packed.config
         self.threads = threads
         self.prompt_threads = prompt_threads
-        if cache_dtype is None:
-            cache_dtype = "float32" if packed.dtype == "float32" else "float16"
-        self.cache_dtype = cache_dtype
+        self.cache_dtype = cache_dtype or default_cache_dtype(packed.dtype)
+        self._caches: set[weakref.ref[_core.Cache]] = set()
         self._core: _core.Model | None = _core.Model(
             packed.config.to_dict(), packed.dtype, packed.tensors
         )
@@ -55,7 +55,17 @@ class Engine:
 
     def new_cache(self) -> _core.Cache:
         """Return an empty cache."""
-        return _core.Cache(self.core, self.cache_dtype)
+        return self.watched(_core.Cache(self.core, self.cache_dtype))
+
+    def watched(self, cache: _core.Cache) -> _core.Cache:
+        """Count a cache among those alive, and return it."""
+        self._caches.add(weakref.ref(cache, self._caches.discard))
+        return cache
+
+    def cache_lengths(self) -> list[int]:
+        """Return the tokens in each cache alive."""
+        caches = [reference() for reference in self._caches.copy()]
+        return [cache.length for cache in caches if cache is not None]
 
     @property
     def has_tokenizer(self) -> bool:
@@ -125,6 +135,11 @@ class Engine:
         from gpt2fast.tokenizer import well_formed
 
         return StopStrings([well_formed(string).encode() for string in strings], *self._table)
+
+
+def default_cache_dtype(dtype: str) -> str:
+    """Return the dtype of the cache that goes with weights of this dtype."""
+    return "float32" if dtype == "float32" else "float16"
 
 
 def check_cache_dtype(cache_dtype: object) -> None:

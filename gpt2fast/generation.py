@@ -66,7 +66,7 @@ class Writing:
         if self._logits is None:
             self._logits = np.empty(self.engine.config.n_vocab, np.float32)
         if self._cache is None:
-            self._cache = _core.Cache(core, self.engine.cache_dtype)
+            self._cache = self.engine.watched(_core.Cache(core, self.engine.cache_dtype))
         options = self.options
         self.sequence = Sequence(
             self._cache,

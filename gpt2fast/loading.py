@@ -24,7 +24,8 @@ from gpt2fast.config import CheckpointError
 from gpt2fast.convert import write_packed
 from gpt2fast.hub import Access
 from gpt2fast.locks import exclusive
-from gpt2fast.packing import check_dtype, pack
+from gpt2fast.memory import Limit
+from gpt2fast.packing import Packing, check_dtype, pack
 from gpt2fast.progress import Progress, announce
 from gpt2fast.sources import (
     Source,
@@ -48,8 +49,13 @@ class _Wanted:
     verify: bool
     directory: Path
     progress: Progress | None
+    limit: Limit | None
 
     def open(self, path: Path) -> PackedModel:
+        if self.limit is not None:
+            headers = open_packed(path)
+            self.limit.check(path, headers.config, headers.dtype, headers.nbytes)
+            headers.close()
         if self.verify:
             announce(self.progress, f"checking {path.name}")
         return open_packed(path, mmap=self.mmap, verify=self.verify, progress=self.progress)
@@ -64,6 +70,7 @@ def load_packed(
     cache_dir: Source | None = None,
     progress: Progress | None = None,
     access: Access | None = None,
+    limit: Limit | None = None,
 ) -> PackedModel:
     """Return a packed model from a bundled name, a file, a directory, or a model of the Hub.
 
@@ -73,7 +80,7 @@ def load_packed(
     file's own for a packed file. `mmap` false reads the file into memory; `verify` checks a packed
     file's content. `access` is for models of the Hub. Raises ValueError for another dtype than a
     packed file has and for bad options, CheckpointError for bad files and for what does not exist,
-    OSError if the network, the disk or the cache fails.
+    MemoryError beyond `limit`, OSError if the network, the disk or the cache fails.
     """
     if dtype is not None:
         check_dtype(dtype)
@@ -81,7 +88,7 @@ def load_packed(
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; allowed: True or False")
     directory = cache_directory() if cache_dir is None else Path(cache_dir)
-    wanted = _Wanted(dtype, mmap, verify, directory, progress)
+    wanted = _Wanted(dtype, mmap, verify, directory, progress, limit)
     access = access or Access()
     path = local_path(source)
     if path is None:
@@ -124,6 +131,9 @@ def _converted(
 ) -> PackedModel:
     """Open the converted model of the cache; make it first if it is missing or damaged."""
     dtype = wanted.dtype or "int8"
+    if wanted.limit is not None:
+        n_bytes = Packing(checkpoint, dtype, None, compare=False).nbytes
+        wanted.limit.check(checkpoint.where, checkpoint.config, dtype, n_bytes)
     path = cache_path(checkpoint.name, dtype, identity, wanted.directory)
     if checkpoint.nbytes < IN_MEMORY_BELOW:
         announce(wanted.progress, f"packing {checkpoint.name} as {dtype}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack, overload
 
@@ -18,7 +17,9 @@ from gpt2fast.completion import Completion
 from gpt2fast.config import Config
 from gpt2fast.engine import Engine, check_cache_dtype, check_ids
 from gpt2fast.generation import Writing, complete, fresh_seed
+from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
+from gpt2fast.memory import PAGE, Limit, Memory, cache_bytes, parse_size, workspace_bytes
 from gpt2fast.sampling import GenerateOptions, Options, integer
 from gpt2fast.session import Session
 from gpt2fast.stream import Stream
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
 Prompt = str | Sequence[int] | NDArray[np.integer]
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes: of the weights (mapped, shared between processes), and of the cache of one text.
-
-    `cache` is that of a whole context. It grows by pages of 64 tokens.
-    """
-
-    weights: int
-    cache_per_token: int
-    cache: int
-
-
 def load(
     source: str | os.PathLike[str] = "tales",
     *,
@@ -49,21 +38,38 @@ def load(
     threads: int | None = None,
     prompt_threads: int | None = None,
     cache_dtype: str | None = None,
+    max_memory: int | str | None = None,
     mmap: bool = True,
     verify: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> Model:
-    """Load a model: the bundled "tales", a packed file, or a Hugging Face directory.
+    """Load a model: the bundled "tales", a packed file, a checkpoint, or a model of the Hub.
 
-    A directory is packed as `dtype` ("float32", "float16" or "int8"; None is "int8"), in memory or,
-    from 64 MB on, once into a file in `cache_dir`; `progress(done, total)` is told the bytes. A
-    packed file has its own dtype. `threads` None is GPT2FAST_THREADS, or all CPUs that affinity and
+    What exists here under that name comes first. Otherwise "gpt2", "gpt2-medium", "gpt2-large",
+    "gpt2-xl", "distilgpt2" and ORGANISATION/NAME are models of the Hugging Face Hub (or the mirror
+    that HF_ENDPOINT names): `revision` is a branch, tag or commit (None is "main"), `token` an
+    access token (None: HF_TOKEN, or that of `hf auth login`; False: none), and `local_files_only`
+    forbids the network. Only the files that are needed are downloaded, into huggingface_hub's
+    cache.
+
+    A checkpoint is packed as `dtype` ("float32", "float16" or "int8"; None is "int8"), in memory
+    or, from 64 MB on, once into a file in `cache_dir` (None: GPT2FAST_CACHE, or the user's cache).
+    `progress(done, total)` is told the bytes, first of a download, then of the packing. A packed
+    file has its own dtype. `threads` None is GPT2FAST_THREADS, or all CPUs that affinity and
     container allow; `prompt_threads` None is the same. `cache_dtype` is "float16" or "float32";
     None is what goes with the dtype. `mmap` false reads the file into memory: a file truncated
     while it is mapped kills the process. `verify` reads all of it first and checks its content.
 
-    Raises CheckpointError for bad files, ValueError for bad options, OSError.
+    `max_memory` is in bytes, or text such as "2GB": a model whose weights, keys and values of one
+    whole context, and work buffers take more is refused with MemoryError before any of them is
+    read, packed or allocated (see `estimate`; the packing itself is not counted).
+
+    Raises CheckpointError for bad files and for what is neither here nor on the Hub, ValueError for
+    bad options, OSError if the network, the disk or the cache fails.
 
     >>> import gpt2fast
     >>> model = gpt2fast.load("tales")
@@ -75,8 +81,19 @@ def load(
     if prompt_threads is not None:
         n_prompt_threads = integer("prompt_threads", prompt_threads, 1, MAX_THREADS)
     check_cache_dtype(cache_dtype)
+    limit = None
+    if max_memory is not None:
+        n_bytes = parse_size("max_memory", max_memory)
+        limit = Limit(n_bytes, cache_dtype, max(n_threads, n_prompt_threads))
     packed = load_packed(
-        source, dtype=dtype, mmap=mmap, verify=verify, cache_dir=cache_dir, progress=progress
+        source,
+        dtype=dtype,
+        mmap=mmap,
+        verify=verify,
+        cache_dir=cache_dir,
+        progress=progress,
+        access=Access(revision, token, local_files_only),
+        limit=limit,
     )
     return Model(
         packed, threads=n_threads, prompt_threads=n_prompt_threads, cache_dtype=cache_dtype
@@ -212,12 +229,18 @@ class Model:
 
     @property
     def memory(self) -> Memory:
-        """What the model takes."""
-        config = self.config
-        width = 2 if self._engine.cache_dtype == "float16" else 4
-        k, v = config.head_dim, -(-config.head_dim // 16) * 16  # as csrc/kv_cache.h lays them out
-        per_token = config.n_layer * config.n_head * (k + v) * width
-        return Memory(self._weights, per_token, per_token * -(-config.n_ctx // 64) * 64)
+        """What the model takes now."""
+        config, engine = self.config, self._engine
+        threads = max(engine.threads, engine.prompt_threads)
+        lengths = engine.cache_lengths()
+        return Memory(
+            weights=self._weights,
+            cache_per_token=cache_bytes(config, engine.cache_dtype, PAGE) // PAGE,
+            cache=cache_bytes(config, engine.cache_dtype, config.n_ctx),
+            mapped=engine.packed.mapped,
+            caches=sum(cache_bytes(config, engine.cache_dtype, n) for n in lengths),
+            workspace=workspace_bytes(config, self._dtype, threads),
+        )
 
     @property
     def receipt(self) -> Receipt:

@@ -126,7 +126,8 @@ class Session:
         """Return an independent session with the same text; what was processed is shared."""
         other = Session.__new__(Session)
         with self._alone():
-            other._engine, other._cache = self._engine, self._cache.fork()
+            other._engine = self._engine
+            other._cache = self._engine.watched(self._cache.fork())
             other._tokens, other._logits = list(self._tokens), self._logits.copy()
         other._busy = Exclusive(_BUSY)
         return other

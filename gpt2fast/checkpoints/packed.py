@@ -7,6 +7,7 @@ lead outside a buffer; `content` checks the content.
 
 from __future__ import annotations
 
+import errno
 import mmap as memory_map
 import re
 from collections.abc import Callable, Mapping
@@ -64,7 +65,8 @@ class PackedModel:
     """The weights and tokenizer of a model as the core uses them, mapped from a file or in memory.
 
     `tensors` are read-only views: matrices as packed, vectors and positions as float32. They keep
-    the mapping alive, also after `close`. `path` is None for a model packed in memory.
+    the mapping alive, also after `close`. `path` is None for a model packed in memory, `mapped`
+    false for that and for a file that was read.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class PackedModel:
         fingerprint: str,
         receipt: Receipt,
         path: Path | None = None,
+        *,
+        mapped: bool = False,
     ) -> None:
         self.config = config
         self.dtype = dtype
@@ -84,6 +88,7 @@ class PackedModel:
         self.fingerprint = fingerprint
         self.receipt = receipt
         self.path = path
+        self.mapped = mapped
         self.nbytes = data.nbytes
         data.flags.writeable = False
         self.tensors = {n: e.view(data) for n, e in entries.items() if not is_tokenizer(n)}
@@ -152,6 +157,7 @@ def open_packed(
         metadata["fingerprint"],
         receipt,
         path,
+        mapped=mmap,
     )
 
 
@@ -237,6 +243,8 @@ def _data(file: BufferedReader, header: Header, path: Path, mmap: bool) -> NDArr
         file.seek(header.data_start)
         done = file.readinto(data.data)
     except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryError(f"{path}: no room for its {size:,} bytes in this process") from None
         raise CheckpointError(f"{path} cannot be mapped or read: {error}") from None
     if done != size:
         raise CheckpointError(f"{path} was truncated while it was read")
