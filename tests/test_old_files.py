@@ -1,7 +1,8 @@
 """Committed packed files of every format version: catches a release that can no longer read one.
 
-`tests/data/packed/expected.json` says what each file must give; `v1` is what 0.1.0 wrote first. A
-change of the format adds files here and leaves these as they are.
+`tests/data/packed/expected.json` says what each file must give; `v1` is what 0.1.0 wrote first,
+`v1-fidelity` has the receipt with a comparison with float32. A change of the format adds files here
+and leaves these as they are.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def test_opens_verifies_and_predicts(name: str, target: str) -> None:
     with gpt2fast.load(FIXTURES / name, verify=True, threads=1) as model:
         assert (model.dtype, model.fingerprint) == (expected["dtype"], expected["fingerprint"])
         assert model.target == target
+        assert (model.receipt.fidelity is not None) == ("fidelity" in name)
         logits = model.logits(expected["tokens"])
         assert (
             hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest()
