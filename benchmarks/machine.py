@@ -1,4 +1,4 @@
-"""Facts about the machine and the build, and what the CPUs did while something was measured."""
+"""Facts about the machine and the build."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,7 @@ import gpt2fast
 from gpt2fast import _core
 from gpt2fast.threads import available_cpus
 
-FOREIGN_LIMIT = 0.075  # of all CPU time; what was measured while others took more is dropped
-
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_STAT = Path("/proc/stat")
-_BUSY = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, softirq and stolen
 
 
 def facts() -> dict[str, Any]:
@@ -90,35 +84,3 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
-
-
-@dataclass(frozen=True)
-class CpuClock:
-    """CPU seconds so far: of the whole machine, and of this process and its children."""
-
-    wall: float
-    busy: float | None
-    own: float
-
-    @staticmethod
-    def now() -> CpuClock:
-        times = os.times()
-        own = time.process_time() + times.children_user + times.children_system
-        return CpuClock(time.perf_counter(), _busy(), own)
-
-    def foreign(self, later: CpuClock) -> float | None:
-        """Return the share of all CPU time until `later` that others took; None if unknown."""
-        if self.busy is None or later.busy is None:
-            return None
-        others = (later.busy - self.busy) - (later.own - self.own)
-        return max(0.0, others / (later.wall - self.wall) / (os.cpu_count() or 1))
-
-
-def _busy() -> float | None:
-    """Return the seconds that the CPUs of the machine were busy or stolen; only Linux tells."""
-    try:
-        with _STAT.open() as file:
-            ticks = file.readline().split()[1:]
-    except OSError:
-        return None
-    return sum(int(ticks[i]) for i in _BUSY if i < len(ticks)) / os.sysconf("SC_CLK_TCK")

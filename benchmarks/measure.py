@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import FOREIGN_LIMIT, CpuClock
+from benchmarks.cpu_clock import FOREIGN_LIMIT, CpuClock
 from benchmarks.roofline import RoofMeter, Roofs, Work
 from gpt2fast import _core
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.machine import FOREIGN_LIMIT, CpuClock
+from benchmarks.cpu_clock import FOREIGN_LIMIT, CpuClock
 from gpt2fast import _core
 
 STREAM = 256 << 20  # bytes; what is read once per so many comes from memory, not from a cache

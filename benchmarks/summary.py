@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from benchmarks.machine import FOREIGN_LIMIT
+from benchmarks.cpu_clock import FOREIGN_LIMIT
 from benchmarks.measure import Result
 from benchmarks.roofline import RoofMeter
 
