@@ -1,21 +1,13 @@
 #include "kv_cache.h"
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <new>
+
+#include "memory.h"
 
 namespace gpt2fast {
 
-std::shared_ptr<uint8_t> KvCache::new_page() const {
-  // calloc hands out untouched zero pages of the system: a page costs memory only where it is
-  // written.
-  void* memory = std::calloc(layout_.bytes() + kBlock, 1);
-  if (!memory) throw std::bad_alloc();
-  std::shared_ptr<uint8_t> owner(static_cast<uint8_t*>(memory), std::free);
-  const size_t aligned = (reinterpret_cast<uintptr_t>(memory) + kBlock - 1) / kBlock * kBlock;
-  return {owner, reinterpret_cast<uint8_t*>(aligned)};
-}
+std::shared_ptr<uint8_t> KvCache::new_page() const { return zeroed(layout_.bytes()); }
 
 void KvCache::reserve(int n) {
   const size_t needed = static_cast<size_t>((length_ + n + kPage - 1) / kPage);
