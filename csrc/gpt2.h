@@ -72,6 +72,8 @@ struct Model {
     return {config.n_layer, config.n_head, config.head_dim(), f16};
   }
 
+  KvCache new_cache(bool f16) const { return {page_layout(f16), pages_}; }
+
   // Work buffers are kept from call to call; concurrent calls each have their own.
   std::unique_ptr<Workspace> take_workspace(int rows, int threads, int spans) const;
   void give_back(std::unique_ptr<Workspace> workspace) const;
@@ -79,6 +81,7 @@ struct Model {
  private:
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> idle_;
+  std::shared_ptr<PagePool> pages_ = std::make_shared<PagePool>();
 };
 
 // Appends each span's tokens to its cache and writes the logits asked for. `hidden`, if given,

@@ -1,20 +1,54 @@
 #include "kv_cache.h"
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <new>
+
+#include "memory.h"
 
 namespace gpt2fast {
 
+namespace {
+
+constexpr size_t kIdlePages = 8;  // of 64 positions: what a default chunk needs
+
+struct Page {
+  Page(std::shared_ptr<PagePool> from, size_t size)
+      : pool(std::move(from)), bytes(size), memory(pool->take(size)) {}
+  ~Page() { pool->give(std::move(memory), bytes); }
+  Page(const Page&) = delete;
+  Page& operator=(const Page&) = delete;
+
+  std::shared_ptr<PagePool> pool;
+  size_t bytes;
+  Memory memory;
+};
+
+}  // namespace
+
+PagePool::PagePool() { idle_.reserve(kIdlePages); }
+
+// A fork may have copied the lock while another thread held it: nobody waits for it.
+Memory PagePool::take(size_t bytes) {
+  if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock())
+    for (auto i = idle_.begin(); i != idle_.end(); ++i)
+      if (i->bytes == bytes) {
+        Memory page = std::move(i->page);
+        idle_.erase(i);
+        return page;
+      }
+  return zeroed(bytes);
+}
+
+void PagePool::give(Memory page, size_t bytes) {
+  if (const std::unique_lock lock(mutex_, std::try_to_lock);
+      lock.owns_lock() && idle_.size() < kIdlePages)
+    idle_.push_back({std::move(page), bytes});
+}
+
 std::shared_ptr<uint8_t> KvCache::new_page() const {
-  // calloc hands out untouched zero pages of the system: a page costs memory only where it is
-  // written.
-  void* memory = std::calloc(layout_.bytes() + kBlock, 1);
-  if (!memory) throw std::bad_alloc();
-  std::shared_ptr<uint8_t> owner(static_cast<uint8_t*>(memory), std::free);
-  const size_t aligned = (reinterpret_cast<uintptr_t>(memory) + kBlock - 1) / kBlock * kBlock;
-  return {owner, reinterpret_cast<uint8_t*>(aligned)};
+  auto page = std::make_shared<Page>(pool_, layout_.bytes());
+  uint8_t* memory = page->memory.get();
+  return {std::move(page), memory};
 }
 
 void KvCache::reserve(int n) {

@@ -5,17 +5,19 @@
 //
 // K keeps 16 positions side by side because scores vectorise over positions, V position by position
 // because value sums vectorise over dimensions. The layout is the same for every CPU. A page holds
-// all layers: appending allocates once per 64 tokens. Memory is taken zeroed, so padding never
-// holds anything but zeros.
+// all layers: appending allocates once per 64 tokens. Memory is taken zeroed and padding never
+// written, so that it holds nothing but zeros; positions that were not written hold anything.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "kernels/table.h"
+#include "memory.h"
 
 namespace gpt2fast {
 
@@ -32,11 +34,29 @@ struct PageLayout {
   size_t bytes() const { return n_layer * layer_bytes(); }
 };
 
+// Pages that caches of one model gave back, for the next ones: fresh memory from the system costs a
+// prompt some percent of its time.
+class PagePool {
+ public:
+  PagePool();
+  Memory take(size_t bytes);  // throws std::bad_alloc
+  void give(Memory page, size_t bytes);
+
+ private:
+  struct Idle {
+    Memory page;
+    size_t bytes;
+  };
+  std::mutex mutex_;
+  std::vector<Idle> idle_;
+};
+
 class KvCache {
  public:
-  explicit KvCache(const PageLayout& layout) : layout_(layout) {}
+  KvCache(const PageLayout& layout, std::shared_ptr<PagePool> pool)
+      : layout_(layout), pool_(std::move(pool)) {}
   KvCache(const KvCache& other)
-      : layout_(other.layout_), length_(other.length_), pages_(other.pages_) {}
+      : layout_(other.layout_), pool_(other.pool_), length_(other.length_), pages_(other.pages_) {}
   KvCache& operator=(const KvCache&) = delete;
 
   const PageLayout& layout() const { return layout_; }
@@ -59,6 +79,7 @@ class KvCache {
   std::shared_ptr<uint8_t> new_page() const;
 
   PageLayout layout_;
+  std::shared_ptr<PagePool> pool_;
   int length_ = 0;
   std::atomic<bool> busy_{false};
   std::vector<std::shared_ptr<uint8_t>> pages_;

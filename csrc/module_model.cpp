@@ -162,7 +162,7 @@ Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads)
   Floats hidden(
       {static_cast<py::ssize_t>(c.n_layer + 1), tokens.size(), static_cast<py::ssize_t>(c.n_embd)});
   float* to = hidden.mutable_data();
-  KvCache cache(m.model.page_layout(f16));
+  KvCache cache = m.model.new_cache(f16);
   const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache), ids.data(),
                            static_cast<int32_t>(ids.size()), 0, nullptr};
   gpt2fast_status status;
@@ -223,7 +223,7 @@ const gpt2fast_api kApi = {
 void bind_model(py::module_& m) {
   py::class_<KvCache>(m, "Cache")
       .def(py::init([](const PyModel& model, const std::string& dtype) {
-             return std::make_unique<KvCache>(model.model.page_layout(is_f16(dtype)));
+             return std::make_unique<KvCache>(model.model.new_cache(is_f16(dtype)));
            }),
            py::arg("model"), py::arg("dtype") = "float16")
       .def_property_readonly("length", &KvCache::length)

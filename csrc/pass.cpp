@@ -12,15 +12,15 @@ std::atomic<bool> stopping{false};
 
 }  // namespace
 
-// Pieces are runs of output blocks, times groups of rows where there are too few blocks to go
-// round.
+// Pieces are runs of output blocks. Where there are too few to go round, and for a prompt's last
+// ones, which not every thread gets one of, they are cut into groups of rows as well.
 void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer) {
   const int n = static_cast<int>(store == Store::output ? logits_.size() : rows_.size());
   const int n_blocks = blocks(l.weight.n_out), threads = team_.threads();
   const int run = std::max(1, n_blocks / (16 * threads));
   const int runs = (n_blocks + run - 1) / run;
-  const int groups =
-      threads == 1 ? 1 : std::clamp((4 * threads + runs - 1) / runs, 1, (n + 47) / 48);
+  const int cut = threads == 1 || n < 96 ? 0 : runs < 4 * threads ? runs : runs % threads;
+  const int groups = cut == 0 ? 1 : std::min((4 * threads + cut - 1) / cut, n / 48);
   LinearCall call{};
   call.weights = l.weight.bytes;
   call.bias = l.bias;
@@ -41,13 +41,16 @@ void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, 
     call.cache_offset = sequences_[0].cache->layout().layer_bytes() * static_cast<size_t>(layer);
   }
   call.sums = w_.scratch[static_cast<size_t>(thread)].as<float>();
-  team_.for_each(runs * groups, [&](int piece) {
+  const int whole = runs - cut;
+  team_.for_each(whole + cut * groups, [&](int piece) {
     LinearCall part = call;
-    const int i = piece / groups, g = piece % groups;
+    const int i = piece < whole ? piece : whole + (piece - whole) / groups;
+    const int g = (piece - whole) % groups;
     part.block_begin = i * run;
     part.block_end = std::min(part.block_begin + run, n_blocks);
-    part.row_begin = static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
-    part.row_end = static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
+    part.row_begin = piece < whole ? 0 : static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
+    part.row_end =
+        piece < whole ? n : static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
     k_.linear[static_cast<int>(m_.dtype)](part);
   });
 }

@@ -113,7 +113,7 @@ void probe_quantize(const float* x, int n, int d, int8_t* q, float* scale) {
 void probe_attention(const float* q, const float* k, const float* v, int n, int m, int n_head,
                      int head_dim, float scale, bool f16, int threads, float* y) {
   const FloatEnvironment environment;
-  KvCache cache({1, n_head, head_dim, f16});
+  KvCache cache({1, n_head, head_dim, f16}, std::make_shared<PagePool>());
   cache.reserve(m);
   const int row = n_head * head_dim, pw = partial_width(head_dim), spans = (m + kSpan - 1) / kSpan;
   std::vector<uint8_t*> pages;

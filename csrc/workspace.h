@@ -3,24 +3,22 @@
 #pragma once
 
 #include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "gpt2.h"
+#include "memory.h"
 
 namespace gpt2fast {
 
-// Zeroed floats or bytes on a cache line.
+// Zeroed floats or bytes on a cache line; growing forgets what was in it.
 class Buffer {
  public:
   void resize(size_t bytes) {
     if (bytes <= size_) return;
     memory_.reset();
     size_ = 0;
-    memory_.reset(static_cast<uint8_t*>(::operator new(bytes, std::align_val_t{64})));
+    memory_ = zeroed(bytes);
     size_ = bytes;
-    std::memset(memory_.get(), 0, bytes);
   }
   template <class T>
   T* as() const {
@@ -28,10 +26,7 @@ class Buffer {
   }
 
  private:
-  struct Free {
-    void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<uint8_t, Free> memory_;
+  Memory memory_;
   size_t size_ = 0;
 };
 

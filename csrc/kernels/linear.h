@@ -105,6 +105,14 @@ void finish(const LinearCall& c, int row, int block, const float* sums) {
   }
 }
 
+// Asks for what the epilogue of some tokens adds to: a prompt's residual stream lies in L3.
+template <class Isa>
+GPT2FAST_INLINE void expect(const LinearCall& c, int row, int tokens, int block) {
+  for (int t = row; t < row + tokens; ++t)
+    for (int j = 0; j < 4; ++j)
+      Isa::prefetch(c.y + static_cast<size_t>(t) * c.y_width + block * kBlock + 16 * j);
+}
+
 template <class Isa, class Tile, int T>
 GPT2FAST_INLINE void linear_in_tiles(const LinearCall& c) {
   const int n = c.row_end - c.row_begin, steps = Tile::steps(c.n_in),
@@ -116,6 +124,8 @@ GPT2FAST_INLINE void linear_in_tiles(const LinearCall& c) {
       const int end = steps - begin < panel ? steps : begin + panel;
       for_tiles<T>(n, [&](auto size, int row) {
         constexpr int kTokens = decltype(size)::value;
+        if (end == steps && n > T && c.store == Store::residual)
+          expect<Isa>(c, c.row_begin + row, kTokens, block);
         Tile::template run<Isa, kTokens>(c, w, c.row_begin + row, begin, end,
                                          c.sums + row * kBlock);
         if (end == steps)  // the tile's sums are still in L1
