@@ -350,7 +350,7 @@ def test_packed_file_is_no_source(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     convert(source, path)
     for packed in (path, "tales"):
-        with pytest.raises(CheckpointError, match="takes the directory of a checkpoint"):
+        with pytest.raises(CheckpointError, match="is a packed file, not a checkpoint"):
             convert(packed, tmp_path / "q.safetensors")
 
 

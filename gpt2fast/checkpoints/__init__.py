@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,7 @@ class Checkpoint(ABC):
     """
 
     format: ClassVar[str]
+    original_names: ClassVar[Mapping[str, str]] = {}  # what the format calls the tokenizer's files
     name: str
     config: Config
     tokenizer_files: dict[str, bytes]
@@ -80,7 +82,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def read(self, name: str) -> NDArray[np.float32]:
-        """Return a tensor as float32, C-contiguous. Raises CheckpointError."""
+        """Return a tensor as float32, in C or in Fortran order. Raises CheckpointError."""
 
     @abstractmethod
     def close(self) -> None:
@@ -109,16 +111,16 @@ class Checkpoint(ABC):
         if self.config.tie_word_embeddings and "lm_head.weight" in names:
             expected["lm_head.weight"] = expected["wte.weight"]  # a copy; compared when packed
         if missing := [name for name in expected if name not in names]:
-            raise CheckpointError(f"{self.files[0].parent}: {_listed('missing', missing)}")
+            raise CheckpointError(f"{self.where}: {_listed('missing', missing)}")
         if extra := sorted(names - expected.keys()):
             raise CheckpointError(
-                f"{self.files[0].parent}: {_listed('unknown', extra)}; a GPT-2 of "
+                f"{self.where}: {_listed('unknown', extra)}; a GPT-2 of "
                 f"{self.config.n_layer} layers has none"
             )
         for name, shape in expected.items():
             if self.shape(name) != shape:
                 raise CheckpointError(
-                    f"{self.files[0].parent}: tensor {name} has shape {list(self.shape(name))}, "
+                    f"{self.where}: tensor {name} has shape {list(self.shape(name))}, "
                     f"the configuration says {list(shape)}"
                 )
 
@@ -183,9 +185,11 @@ def _listed(kind: str, names: list[str]) -> str:
 
 
 def _readers() -> tuple[type[Checkpoint], ...]:
+    from gpt2fast.checkpoints.gguf import GGUFCheckpoint
     from gpt2fast.checkpoints.huggingface import HuggingFaceCheckpoint
+    from gpt2fast.checkpoints.tensorflow import TensorflowCheckpoint
 
-    return (HuggingFaceCheckpoint,)
+    return (GGUFCheckpoint, HuggingFaceCheckpoint, TensorflowCheckpoint)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
