@@ -92,9 +92,10 @@ class TensorBundle:
                 _check(entry, self._n_shards)
             except CheckpointError as error:
                 raise CheckpointError(f"{self.index}: tensor {quote(name)} {error}") from None
-            if not (path := self._path(entry.shard)).exists():
-                raise CheckpointError(f"{path} is missing: tensor {quote(name)} is in it")
             self.entries[name] = entry
+        for shard, name in {entry.shard: name for name, entry in self.entries.items()}.items():
+            if not (path := self._path(shard)).exists():
+                raise CheckpointError(f"{path} is missing: tensor {quote(name)} is in it")
         places = sorted((e.shard, e.begin, e.size, name) for name, e in self.entries.items())
         for (shard, begin, size, name), (next_shard, next_begin, _, other) in pairwise(places):
             if next_shard == shard and next_begin < begin + size:
@@ -109,15 +110,16 @@ class TensorBundle:
 
     def open(self) -> None:
         """Open the data files. Raises CheckpointError if one is too short."""
+        sizes: dict[int, int] = {}
         for name, entry in self.entries.items():
-            path = self._path(entry.shard)
-            if entry.shard not in self._files:
-                self._files[entry.shard] = open_regular(path)
-            size = os.fstat(self._files[entry.shard].fileno()).st_size
-            if entry.begin + entry.size > size:
+            shard, end = entry.shard, entry.begin + entry.size
+            if shard not in sizes:
+                self._files[shard] = open_regular(self._path(shard))
+                sizes[shard] = os.fstat(self._files[shard].fileno()).st_size
+            if end > sizes[shard]:
                 raise CheckpointError(
-                    f"{path}: tensor {quote(name)} would end at {entry.begin + entry.size}, the "
-                    f"file has {size} bytes: truncated"
+                    f"{self._path(shard)}: tensor {quote(name)} would end at {end}, the file has "
+                    f"{sizes[shard]} bytes: truncated"
                 )
 
     def read(self, name: str, note: NoteRead) -> NDArray[np.float32]:
