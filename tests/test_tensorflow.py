@@ -162,12 +162,15 @@ def test_several_candidates(latest: str | None, message: str, tmp_path: Path) ->
         open_checkpoint(run)
 
 
-def test_safetensors_comes_first(tmp_path: Path) -> None:
-    """Catches a directory with both formats that opens as the wrong one."""
+def test_beside_safetensors(tmp_path: Path) -> None:
+    """Catches a directory with both formats that opens as one of them, perhaps the wrong one."""
     directory = write_checkpoint(tmp_path, hf_config(), TENSORS)
     tensorflow_files.write(directory, HPARAMS, OPENAI)
-    with open_checkpoint(directory) as checkpoint:
-        assert checkpoint.files[-1].name == "model.safetensors"
+    with pytest.raises(CheckpointError, match=r"holds several checkpoints: .* Give the path of"):
+        open_checkpoint(directory)
+    for name in ("model.safetensors", "model.ckpt.index"):
+        with open_checkpoint(directory / name) as checkpoint:
+            assert directory / name in checkpoint.files
 
 
 def test_without_tokenizer(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast.checkpoints.safetensors import open_regular
 from gpt2fast.config import CheckpointError, Config, quote
 
+MAX_SMALL_FILE = 256 << 20  # a tokenizer.json of 250,000 tokens has 30 MB
 TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -124,6 +126,19 @@ class Checkpoint(ABC):
                     f"the configuration says {list(shape)}"
                 )
 
+    def read_small(self, path: Path, limit: int = MAX_SMALL_FILE) -> bytes:
+        """Return the content of a file that is not of weights, and note its digest.
+
+        Raises CheckpointError if it has more than `limit` bytes or is not a regular file.
+        """
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"{path} has more than {limit} bytes")
+            content = file.read(size)  # allocates what it is told, however short the file
+        self.digests[path.name] = hashlib.sha256(content).hexdigest()
+        return content
+
     def stamp(self) -> None:
         """Remember size, time and inode of every file; readers call it before they open one."""
         self._stamps = self._stat()
@@ -140,8 +155,12 @@ class Checkpoint(ABC):
         self._tensor_hashes.setdefault(file, {})[stored_name] = hashlib.sha256(raw).hexdigest()
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file was written or replaced since `stamp`."""
-        for path, before, now in zip(self.files, self._stamps, self._stat(), strict=True):
+        """Raise CheckpointError if a file was written, replaced or removed since `stamp`."""
+        try:
+            stamps = self._stat()
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{error.filename} was removed while it was read") from None
+        for path, before, now in zip(self.files, self._stamps, stamps, strict=True):
             if before != now:
                 raise CheckpointError(f"{path} changed while it was read")
 
@@ -187,9 +206,10 @@ def _listed(kind: str, names: list[str]) -> str:
 def _readers() -> tuple[type[Checkpoint], ...]:
     from gpt2fast.checkpoints.gguf import GGUFCheckpoint
     from gpt2fast.checkpoints.huggingface import HuggingFaceCheckpoint
+    from gpt2fast.checkpoints.nanogpt import NanoGPTCheckpoint
     from gpt2fast.checkpoints.tensorflow import TensorflowCheckpoint
 
-    return (GGUFCheckpoint, HuggingFaceCheckpoint, TensorflowCheckpoint)
+    return (GGUFCheckpoint, HuggingFaceCheckpoint, TensorflowCheckpoint, NanoGPTCheckpoint)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -199,16 +219,23 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     CheckpointError, naming what is missing.
     """
     path = Path(path)
-    for reader in _readers():
-        if reader.recognises(path):
-            checkpoint = reader(path)  # type: ignore[call-arg]
-            try:
-                checkpoint.check_tensors()
-            except BaseException:
-                checkpoint.close()
-                raise
-            return checkpoint
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
-    formats = "; ".join(reader.format for reader in _readers())
-    raise CheckpointError(f"{path} is not a checkpoint that gpt2fast reads. It reads: {formats}")
+    found = [reader for reader in _readers() if reader.recognises(path)]
+    if not found:
+        formats = "; ".join(reader.format for reader in _readers())
+        raise CheckpointError(
+            f"{path} is not a checkpoint that gpt2fast reads. It reads: {formats}"
+        )
+    if len(found) > 1 and path.is_dir():
+        formats = " and ".join(reader.format for reader in found)
+        raise CheckpointError(
+            f"{path} holds several checkpoints: {formats}. Give the path of the file that you mean"
+        )
+    checkpoint = found[0](path)  # type: ignore[call-arg]
+    try:
+        checkpoint.check_tensors()
+    except BaseException:
+        checkpoint.close()
+        raise
+    return checkpoint

@@ -8,8 +8,6 @@ versions stored as `h.0.attn.bias` and `h.0.attn.masked_bias` are left out.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoints import TOKENIZER_FILES, Checkpoint
-from gpt2fast.checkpoints.safetensors import SafetensorsFile, open_regular
+from gpt2fast.checkpoints.safetensors import SafetensorsFile
 from gpt2fast.checkpoints.torch_files import TorchFile
 from gpt2fast.checkpoints.weight_file import WeightFile
 from gpt2fast.config import CheckpointError, Config, parse_json, quote
@@ -33,7 +31,6 @@ _OPENERS: dict[str, type[SafetensorsFile | TorchFile]] = {
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.gguf", "*.index")
 _TABLE, _HEAD = "wte.weight", "lm_head.weight"
 _MASK = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.(masked_)?bias")
-_MAX_SMALL_FILE = 256 << 20  # a tokenizer.json of 250,000 tokens has 30 MB
 
 
 class HuggingFaceCheckpoint(Checkpoint):
@@ -55,7 +52,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         places = None
         files = [weights]
         if not weights.exists() and index.exists():
-            places = _weight_map(self._read_small(index), index, weights.suffix)
+            places = _weight_map(self.read_small(index), index, weights.suffix)
             files = [directory / name for name in sorted(set(places.values()))]
             sources.append(index)
         for source in [sources[0], *files]:
@@ -63,8 +60,8 @@ class HuggingFaceCheckpoint(Checkpoint):
                 raise CheckpointError(f"{source} is missing")
         self.files = (*sources, *files)
         self.stamp()
-        self.config = _config(self._read_small(sources[0]), sources[0])
-        self.tokenizer_files = {source.name: self._read_small(source) for source in tokenizer}
+        self.config = _config(self.read_small(sources[0]), sources[0])
+        self.tokenizer_files = {source.name: self.read_small(source) for source in tokenizer}
         self._open(files, places, index)
 
     @classmethod
@@ -95,14 +92,6 @@ class HuggingFaceCheckpoint(Checkpoint):
         """Close the weight files."""
         for file in self._open_files:
             file.close()
-
-    def _read_small(self, path: Path) -> bytes:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > _MAX_SMALL_FILE:
-                raise CheckpointError(f"{path} has more than {_MAX_SMALL_FILE} bytes")
-            content = file.read()
-        self.digests[path.name] = hashlib.sha256(content).hexdigest()
-        return content
 
     def _open(self, weights: list[Path], weight_map: dict[str, str] | None, index: Path) -> None:
         self._open_files: list[WeightFile] = []

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from gpt2fast.config import CheckpointError, quote
 
-MAX_OPCODES = 500_000  # a 1.5B checkpoint with its optimizer has 100,000
+MAX_OPCODES = 300_000  # a 1.5B checkpoint with its optimizer has 75,000
 _MAX_NAME = 512
 _PROTOCOLS = range(2, 6)
 _PROTO, _STOP = 0x80, ord(".")
@@ -74,7 +74,7 @@ class Unpickler:
                 self._refuse(f"uses the opcode {_opcode_name(opcode)}, which torch.save does not")
             action(self)
         value = self._pop()
-        if self._stack:
+        if self._stack or self._marks:
             self._refuse("is damaged: values are left over at its end")
         return value
 
@@ -124,7 +124,7 @@ class Unpickler:
             self._refuse("is truncated: a frame is longer than the rest")
 
     def _text(self, size: int) -> None:
-        """Push a string of `size` bytes. Python 2 left a str in pickles where the text is ASCII."""
+        """Push a string of `size` bytes; a str of Python 2 has opcodes of its own."""
         try:
             self._push(self._take(size).decode("utf-8", "surrogatepass"))
         except UnicodeDecodeError:

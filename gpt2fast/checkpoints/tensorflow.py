@@ -13,8 +13,6 @@ tensor of the scope `model/` is one too many.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.checkpoints import Checkpoint
-from gpt2fast.checkpoints.safetensors import open_regular
 from gpt2fast.checkpoints.tensor_bundle import TensorBundle
 from gpt2fast.config import CheckpointError, Config, parse_json, quote
 
@@ -72,10 +69,10 @@ class TensorflowCheckpoint(Checkpoint):
         self.files = (*sources, index)
         self.stamp()
         self.tokenizer_files = {
-            name: self._read_small(file, _MAX_TOKENIZER) for name, file in tokenizer.items()
+            name: self.read_small(file, _MAX_TOKENIZER) for name, file in tokenizer.items()
         }
         vocab = self.tokenizer_files.get("vocab.json")
-        self.config = _config(self._read_small(hparams, _MAX_TEXT), hparams, vocab)
+        self.config = _config(self.read_small(hparams, _MAX_TEXT), hparams, vocab)
         self._bundle = TensorBundle(index)
         self.digests[index.name] = self._bundle.digest
         self._stored = _stored_names(self.config, self._bundle.names, index)
@@ -121,7 +118,7 @@ class TensorflowCheckpoint(Checkpoint):
         """Return the index that the file `checkpoint` names, else the only one of the directory."""
         indexes = _indexes(directory)
         if latest.is_file():
-            name = _latest_name(self._read_small(latest, _MAX_TEXT), latest)
+            name = _latest_name(self.read_small(latest, _MAX_TEXT), latest)
             if (index := directory / (name + _INDEX)).exists():
                 return index
             raise CheckpointError(
@@ -131,14 +128,6 @@ class TensorflowCheckpoint(Checkpoint):
         if len(indexes) != 1:
             raise CheckpointError(f"{latest} is missing, which says the latest; {_listed(indexes)}")
         return directory / indexes[0]
-
-    def _read_small(self, path: Path, limit: int) -> bytes:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > limit:
-                raise CheckpointError(f"{path} has more than {limit} bytes")
-            content = file.read(limit)
-        self.digests[path.name] = hashlib.sha256(content).hexdigest()
-        return content
 
 
 def _indexes(directory: Path) -> list[str]:

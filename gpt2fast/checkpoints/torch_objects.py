@@ -116,9 +116,15 @@ def _parameter(arguments: tuple[Any, ...]) -> StoredTensor:
 
 
 def _ordered_dict(arguments: tuple[Any, ...]) -> dict[str, object]:
-    if arguments:
-        raise ValueError("makes an ordered dict with arguments")
-    return {}
+    """Do as OrderedDict: empty, to be filled; Python 2 gave it its items as a list of lists."""
+    items = arguments[0] if len(arguments) == 1 else []
+    if len(arguments) > 1 or type(items) is not list or not all(map(_is_item, items)):
+        raise ValueError(f"makes an ordered dict of {quote(arguments)}")
+    return dict(items)
+
+
+def _is_item(item: object) -> bool:
+    return type(item) is list and len(item) == 2 and type(item[0]) is str
 
 
 NAMES: dict[str, object] = {
