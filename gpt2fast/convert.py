@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,12 +55,29 @@ def write_packed(
         with suppress(FileNotFoundError):
             if path.samefile(file):
                 raise CheckpointError(f"{path} belongs to the source: name another destination")
-    with replacing(path) as out:
-        packing = Packing(checkpoint, dtype, progress)
-        room = len(packing.header())
-        out.seek(room)
-        for piece in packing.chunks():
-            out.write(piece.data)
-        out.seek(0)
-        out.write(packing.header(room))
+    try:
+        with replacing(path) as out:
+            packing = Packing(checkpoint, dtype, progress)
+            room = len(packing.header())
+            _check_space(path, room + packing.nbytes)
+            out.seek(room)
+            for piece in packing.chunks():
+                out.write(piece.data)
+            out.seek(0)
+            out.write(packing.header(room))
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as when the disk is full
+            error.filename = os.fspath(path)
+        raise
     return packing.receipt
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """Raise OSError now if the disk has no room, rather than after a minute's work."""
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return  # the file system does not tell
+    if free < needed:
+        reason = f"no space left: the file takes {needed:,} bytes, {free:,} are free"
+        raise OSError(errno.ENOSPC, reason, os.fspath(path))

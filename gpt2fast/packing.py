@@ -141,7 +141,12 @@ class Packing:
         return packed
 
     def _read(self, name: str) -> NDArray[np.float32]:
-        weight = self._checkpoint.read(name)
+        try:
+            weight = self._checkpoint.read(name)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # as from a failing disk
+                error.filename = self._where(name)
+            raise
         if not np.isfinite(weight).all():
             nan, infinite = int(np.isnan(weight).sum()), int(np.isinf(weight).sum())
             raise CheckpointError(
