@@ -131,6 +131,7 @@ def look_up(repo: str, access: Access, directory: Path) -> HubModel:
     if known is not None and (pinned or access.offline):
         return known
     from gpt2fast import hub_client
+    from gpt2fast.hub_errors import UnreachableError
 
     if known is None and (pinned or access.offline):
         known = hub_client.downloaded(repo, revision)
@@ -145,7 +146,7 @@ def look_up(repo: str, access: Access, directory: Path) -> HubModel:
     if known is None or not pinned:
         try:
             known = hub_client.ask(repo, revision, access)
-        except hub_client.UnreachableError:
+        except UnreachableError:
             known = known or hub_client.downloaded(repo, revision)
             if known is None:
                 raise

@@ -1,33 +1,27 @@
 """Talking to the Hugging Face Hub through huggingface_hub, the extra `hub`.
 
-Everything that depends on that package is here: it is imported on the first call, kept from
-printing, and its exceptions, and those of the HTTP library below it, become ours.
+Everything that depends on that package is here and in `hub_errors`. It is imported on the first
+call. Versions from 0.34 on are supported: transformers 4 needs one before 1.0.
 """
 
 from __future__ import annotations
 
 import errno
 import inspect
-import logging
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gpt2fast.config import CheckpointError
 from gpt2fast.hub import COMMIT, Access, HubFile, HubModel, needed
+from gpt2fast.hub_errors import UnreachableError, endpoint, quiet, translating
 from gpt2fast.progress import Progress
 
-_PUBLIC = "https://huggingface.co"
-_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
-
-
-class UnreachableError(OSError):
-    """Say that the Hub could not be asked, or did not answer as one."""
+_PAUSE = 0.2  # seconds
 
 
 def ask(repo: str, revision: str, access: Access) -> HubModel:
@@ -36,8 +30,8 @@ def ask(repo: str, revision: str, access: Access) -> HubModel:
     Raises UnreachableError, and CheckpointError for what the Hub refuses and for what is no GPT-2.
     """
     hub = _import(repo)
-    with _translating(repo, revision):
-        api = hub.HfApi(endpoint=_endpoint(), token=access.token)
+    with translating(repo, revision):
+        api = hub.HfApi(endpoint=endpoint(), token=access.token)
         info = api.model_info(
             repo,
             revision=revision,
@@ -60,7 +54,7 @@ def ask(repo: str, revision: str, access: Access) -> HubModel:
 
 def downloaded(repo: str, revision: str) -> HubModel | None:
     """Return a model as huggingface_hub's cache has it, if it has all that is needed."""
-    folder = _cache(_import(repo)) / f"models--{repo.replace('/', '--')}"
+    folder = _folder(_import(repo), repo)
     try:
         commit = revision
         if not COMMIT.fullmatch(revision):
@@ -109,20 +103,51 @@ def _fetch(
     total = sum(max(file.size, 0) for file in missing)
     _check_room(_cache(hub), total, model.repo)
     told = _Told(progress, total)
-    options: dict[str, Any] = {"endpoint": _endpoint(), "token": access.token}
+    options: dict[str, Any] = {"endpoint": endpoint(), "token": access.token}
     tells = "tqdm_class" in inspect.signature(hub.hf_hub_download).parameters
     if tells:
         options["tqdm_class"] = told.bar()
-    with _translating(model.repo, model.revision, told), _quiet(hub, bars=tells):
+    with quiet(hub, bars=tells):
         # Asked by its name, the revision is noted in huggingface_hub's cache, for others to find.
         revision = model.revision
         for file in missing:
-            hub.hf_hub_download(model.repo, file.name, revision=revision, **options)
+            _fetch_one(hub, model, file, revision, told, options)
+            if _found(hub, model, file.name) is None:  # the revision moved in between
+                _fetch_one(hub, model, file, model.commit, told, options)
             revision = model.commit
-            if not tells:
-                told.advance(file.size)
-        if _found(hub, model, missing[0].name) is None:  # the revision moved in between
-            hub.hf_hub_download(model.repo, missing[0].name, revision=model.commit, **options)
+            told.finish(file)
+
+
+def _fetch_one(
+    hub: ModuleType,
+    model: HubModel,
+    file: HubFile,
+    revision: str,
+    told: _Told,
+    options: dict[str, Any],
+) -> None:
+    """Download a file; go on where it broke off as long as that brings more of it.
+
+    huggingface_hub does that itself, but before 2.0 not after every kind of broken connection; then
+    it leaves what it has, and takes it up when called again.
+    """
+    begun = _folder(hub, model.repo) / "blobs" / f"{file.etag}.incomplete"
+    size = -1
+    while True:
+        told.restart()
+        try:
+            with translating(model.repo, model.revision):
+                hub.hf_hub_download(model.repo, file.name, revision=revision, **options)
+            return
+        except (CheckpointError, OSError) as error:
+            if told.error is not None:
+                raise told.error from None
+            if not isinstance(error, UnreachableError):
+                raise
+            before, size = size, begun.stat().st_size if begun.exists() else -1
+            if size <= before:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _found(hub: ModuleType, model: HubModel, name: str) -> Path | None:
@@ -134,9 +159,19 @@ class _Told:
     """Bytes downloaded, over all files; keeps what the caller's function raises."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self._progress = progress
-        self._done, self._total = 0, total
+        self._finished = self._done = 0
+        self._total = total
+
+    def restart(self) -> None:
+        """Begin a file, or begin it again."""
+        self._done = self._finished
+
+    def finish(self, file: HubFile) -> None:
+        """End a file, all of which was told or not."""
+        self._finished += max(file.size, 0)
+        self.advance(self._finished - self._done)
 
     def advance(self, n_bytes: float | None) -> None:
         self._done += int(n_bytes or 0)
@@ -144,7 +179,7 @@ class _Told:
             return
         try:
             self._progress(min(max(self._done, 0), self._total), self._total)
-        except BaseException as error:
+        except Exception as error:
             self.error = error
             raise
 
@@ -189,12 +224,12 @@ def _import(repo: str) -> ModuleType:
     return huggingface_hub
 
 
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or _PUBLIC
-
-
 def _cache(hub: ModuleType) -> Path:
     return Path(hub.constants.HF_HUB_CACHE).expanduser()
+
+
+def _folder(hub: ModuleType, repo: str) -> Path:
+    return _cache(hub) / f"models--{repo.replace('/', '--')}"
 
 
 def _check_room(directory: Path, size: int, repo: str) -> None:
@@ -209,88 +244,3 @@ def _check_room(directory: Path, size: int, repo: str) -> None:
             "set HF_HOME to a directory with room",
             os.fspath(directory),
         )
-
-
-@contextmanager
-def _quiet(hub: ModuleType, *, bars: bool) -> Iterator[None]:
-    """Keep what huggingface_hub says in this thread off stderr; an application's log gets it.
-
-    Versions that cannot be given a class for their bars (before 1.5) have a switch instead.
-    """
-    thread = threading.get_ident()
-
-    def others(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    handlers = list(logging.getLogger("huggingface_hub").handlers)
-    for handler in handlers:
-        handler.addFilter(others)
-    switch = not bars and not hub.utils.are_progress_bars_disabled()
-    if switch:
-        hub.utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if switch:
-            hub.utils.enable_progress_bars()
-        for handler in handlers:
-            handler.removeFilter(others)
-
-
-@contextmanager
-def _translating(repo: str, revision: str, told: _Told | None = None) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises into one line of ours."""
-    try:
-        yield
-    except Exception as error:
-        if told is not None and told.error is error:
-            raise
-        raise _translated(error, repo, revision) from error
-
-
-def _translated(error: Exception, repo: str, revision: str) -> Exception:
-    from huggingface_hub import errors
-
-    where = _endpoint()
-    cause = error
-    while isinstance(cause, errors.LocalEntryNotFoundError) and isinstance(
-        cause.__cause__, Exception
-    ):
-        cause = cause.__cause__  # "not cached"; why it could not be downloaded is what matters
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if isinstance(cause, errors.GatedRepoError):
-        return CheckpointError(
-            f"access to {repo!r} is restricted: ask for it at {where}/{repo}, then give token= or "
-            "run `hf auth login`"
-        )
-    if isinstance(cause, errors.RevisionNotFoundError):
-        return CheckpointError(f"{repo!r} has no revision {revision!r} on {where}")
-    if isinstance(cause, errors.EntryNotFoundError) and status == 404:
-        return CheckpointError(f"a file of {repo!r} (revision {revision!r}) is gone from {where}")
-    if status in (401, 403, 404):
-        return CheckpointError(
-            f"{repo!r} is neither an existing file or directory nor a model on {where} that this "
-            f"account may read (HTTP status {status}): check the name; for a private model give "
-            "token= or run `hf auth login`"
-        )
-    if status is not None:
-        return UnreachableError(f"{where} answers HTTP status {status} for {repo!r}: try later")
-    reason = " ".join(str(cause).split())[:200] or type(cause).__name__
-    library = type(cause).__module__.partition(".")[0]
-    if library in _HTTP_LIBRARIES or isinstance(cause, ConnectionError | TimeoutError):
-        return UnreachableError(
-            f"cannot reach {where} for {repo!r} ({reason}): check the network and the address in "
-            "HF_ENDPOINT; local_files_only=True takes what was downloaded before"
-        )
-    if isinstance(cause, OSError) and cause.errno is not None:
-        return OSError(
-            cause.errno,
-            f"cannot download {repo!r} ({cause.strerror or reason}); set HF_HOME to a directory "
-            "with room",
-            cause.filename,
-        )
-    if isinstance(cause, OSError):
-        return UnreachableError(f"the download of {repo!r} from {where} failed: {reason}")
-    return UnreachableError(
-        f"{where} does not answer as the Hub does ({reason}): check the address in HF_ENDPOINT"
-    )
