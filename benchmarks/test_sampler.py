@@ -34,11 +34,11 @@ def test_sample(measure: Measure, options: dict[str, float], shape: str) -> None
 
     def sample() -> int:
         random = _generate.random(1, 0, next(positions))
-        return _generate.sample(logits, random, workspace, **options)  # type: ignore[arg-type]
+        return _generate.sample(logits, random, workspace, **options)
 
     drawn = {sample() for _ in range(20)}
     if options["temperature"] == 0:
         assert drawn == {int(logits.argmax())}
     else:
-        assert drawn <= _generate.filtered(logits, **options).keys()  # type: ignore[arg-type]
+        assert drawn <= _generate.filtered(logits, **options).keys()
     measure(sample, Work(logits.nbytes))

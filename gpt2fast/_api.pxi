@@ -38,6 +38,9 @@ cdef extern from "api.h" nogil:
         double (*now)() noexcept nogil
         uint64_t (*enter_float)() noexcept nogil
         void (*leave_float)(uint64_t entered) noexcept nogil
+        void (*exp)(const float* values, float* out, size_t n) noexcept nogil
+        void (*log)(const float* values, float* out, size_t n) noexcept nogil
         float (*max)(const float* values, size_t n) noexcept nogil
+        float (*sum)(const float* values, size_t n) noexcept nogil
         float (*exp_sum)(const float* values, float shift, float scale, float* out,
                          size_t n) noexcept nogil

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,28 @@ class StopStrings:
 class Workspace:
     def __new__(cls, n_vocab: int) -> Workspace: ...
 
+class Rules:
+    def __new__(
+        cls,
+        n_vocab: int,
+        *,
+        bias_tokens: NDArray[np.int32],
+        biases: NDArray[np.float32],
+        repetition_penalty: float,
+        presence_penalty: float,
+        frequency_penalty: float,
+        penalty_window: int,
+        dry_multiplier: float,
+        dry_base: float,
+        dry_allowed_length: int,
+        dry_breakers: NDArray[np.uint8],
+        no_repeat_ngram: int,
+        bad_tokens: NDArray[np.int32],
+        bad_starts: NDArray[np.int32],
+        min_new_tokens: int,
+        forced_tokens: NDArray[np.int32],
+    ) -> Rules: ...
+
 class Sequence:
     cache: _core.Cache
     def __new__(
@@ -34,13 +57,23 @@ class Sequence:
         top_k: int,
         top_p: float,
         min_p: float,
+        typical_p: float = 1.0,
+        mirostat_tau: float = 0.0,
+        mirostat_eta: float = 0.0,
         seed: int,
         sample: int,
+        rules: Rules | None = None,
+        processor: Callable[[int, memoryview], object] | None = None,
+        logprobs: NDArray[np.float32] | None = None,
+        top_tokens: NDArray[np.int32] | None = None,
+        top_logprobs: NDArray[np.float32] | None = None,
     ) -> Sequence: ...
     @property
     def n_tokens(self) -> int: ...
     @property
     def finish_reason(self) -> Any: ...
+    @property
+    def mu(self) -> float: ...
     @property
     def seconds(self) -> tuple[float, float]: ...
 
@@ -56,26 +89,22 @@ def run(
     cancel: CancelFlag | None = None,
     deadline: float = 0.0,
 ) -> None: ...
-def filtered(
-    logits: NDArray[np.float32],
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-) -> dict[int, int]: ...
+def filtered(logits: NDArray[np.float32], **options: float) -> dict[int, int]: ...
 def sample(
     logits: NDArray[np.float32],
     random: int,
     workspace: Workspace | None = None,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    **options: float,
 ) -> int: ...
+def adjusted(
+    logits: NDArray[np.float32],
+    rules: Rules,
+    tokens: NDArray[np.int32],
+    n_new: int,
+    stop_tokens: NDArray[np.int32],
+) -> list[float]: ...
 def random(seed: int, sample: int, position: int) -> int: ...
 def philox4x32(
     counter: tuple[int, int, int, int], key: tuple[int, int]
 ) -> tuple[int, int, int, int]: ...
-def scan(stops: StopStrings, tokens: list[int]) -> tuple[bool, list[int]]: ...
+def scan(stops: StopStrings, tokens: list[int], n_early: int = 0) -> tuple[bool, list[int]]: ...

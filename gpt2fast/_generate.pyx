@@ -7,10 +7,12 @@ does not hold yet, the prompt or the token drawn last, go into the next forward 
 was cut short is simply called again.
 """
 
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import threading
 
@@ -21,7 +23,10 @@ cdef extern from "Python.h":
 
 include "_api.pxi"
 include "_philox.pxi"
+include "_select.pxi"
 include "_sampler.pxi"
+include "_rules.pxi"
+include "_logprobs.pxi"
 include "_stops.pxi"
 include "_sequence.pxi"
 
@@ -29,6 +34,10 @@ cdef const gpt2fast_api* api = <const gpt2fast_api*>PyCapsule_GetPointer(
     _core._C_API, "gpt2fast._core._C_API")
 if api.version != 1:
     raise ImportError(f"gpt2fast._core has interface {api.version}, not 1: reinstall gpt2fast")
+
+cdef enum:                               # how a step may end, besides gpt2fast_status
+    RAISED = 100                         # a Python processor raised
+    NO_CHOICE = 101                      # the rules leave no token
 
 POLL_SECONDS = 0.05
 cdef double poll_seconds = POLL_SECONDS
@@ -54,6 +63,7 @@ cdef int _poll(void* context) noexcept with gil:
 cdef void add_token(State* state, int32_t token) noexcept nogil:
     """Append a token, if there is room, and decide whether it ends the text."""
     cdef int32_t i, new = state.n_tokens - state.n_prompt
+    cdef bint too_early
     if state.n_tokens >= state.limit:
         state.finish = LENGTH
         return
@@ -65,7 +75,8 @@ cdef void add_token(State* state, int32_t token) noexcept nogil:
             state.finish = STOP
             state.visible[new] = state.n_bytes
             return
-    if state.strings != NULL and ends_text(state.strings, token, state.string_states,
+    too_early = state.rules != NULL and new + 1 < state.rules.min_new_tokens
+    if state.strings != NULL and ends_text(state.strings, token, too_early, state.string_states,
                                            &state.n_bytes, &state.visible[new]):
         state.finish = STOP
     elif state.n_tokens == state.limit:
@@ -73,14 +84,54 @@ cdef void add_token(State* state, int32_t token) noexcept nogil:
         state.visible[new] = state.n_bytes
 
 
-cdef gpt2fast_status step(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* spans,
-                          const gpt2fast_control* control, Scratch* scratch) noexcept nogil:
+cdef int _process(State* state, Scratch* scratch, int32_t n_vocab, void* context) noexcept with gil:
+    """Let the Python callable of a text change the logits; tell whether it raised."""
+    cdef _Poll poll = <_Poll>context
+    api.leave_float(scratch.environment)  # Python rounds as its host does
+    try:
+        (<object>state.processor)(state.n_tokens, <float[:n_vocab]>scratch.adjusted)
+    except BaseException as error:
+        poll.raised = error
+        return 1
+    finally:
+        scratch.environment = api.enter_float()
+    return 0
+
+
+cdef int choose(State* state, int32_t n_vocab, Scratch* scratch, void* context,
+                int32_t* token) noexcept nogil:
+    """Draw a token from the logits of a text."""
+    cdef const float* logits = state.logits
+    cdef int32_t position, n_new = state.n_tokens - state.n_prompt
+    cdef Kept kept
+    if state.rules != NULL:
+        if has_nan_or_infinity(logits, n_vocab):
+            return GPT2FAST_NOT_FINITE
+        if n_new < state.rules.n_forced:
+            token[0] = state.rules.forced[n_new]
+            return GPT2FAST_OK
+        memcpy(scratch.adjusted, logits, n_vocab * sizeof(float))
+        logits = scratch.adjusted
+        adjust(state.rules, state.tokens, state.n_tokens, n_new, state.stop_tokens,
+               state.n_stop_tokens, scratch.adjusted, n_vocab, scratch.counts)
+        if state.processor != NULL and _process(state, scratch, n_vocab, context):
+            return RAISED
+    kept = apply_filters(api, logits, n_vocab, &state.filters, scratch)
+    if kept.n == NO_TOKEN:
+        return GPT2FAST_NOT_FINITE if logits == state.logits else NO_CHOICE
+    position = draw(&kept, scratch.masses, random_bits(state.seed, state.sample, state.n_tokens))
+    token[0] = token_at(&kept, position)
+    if state.filters.tau > 0:
+        observe(api, &state.filters, kept.total, scratch.masses[position])
+    return GPT2FAST_OK
+
+
+cdef int step(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* spans,
+              const gpt2fast_control* control, Scratch* scratch) noexcept nogil:
     """Draw one token for each unfinished sequence, after one forward pass for all that need one."""
     cdef int32_t i, length, token, n_spans = 0, n_vocab = api.n_vocab(model)
-    cdef gpt2fast_status status
+    cdef int status
     cdef State* state
-    cdef Kept kept
-    cdef uint64_t random
     cdef double now
     for i in range(n):
         state = states[i]
@@ -97,11 +148,12 @@ cdef gpt2fast_status step(gpt2fast_model* model, State** states, int32_t n, gpt2
     for i in range(n):
         state = states[i]
         if state.finish == RUNNING:
-            kept = apply_filters(api, state.logits, n_vocab, &state.filters, scratch)
-            if kept.n == NO_TOKEN:
-                return GPT2FAST_NOT_FINITE
-            random = random_bits(state.seed, state.sample, state.n_tokens)
-            token = draw(&kept, scratch.masses, random)
+            status = choose(state, n_vocab, scratch, control.poll_context, &token)
+            if status != GPT2FAST_OK:
+                return status
+            if state.report.logprobs != NULL and state.n_tokens < state.limit:
+                report(api, state.logits, n_vocab, token, state.n_tokens - state.n_prompt,
+                       &state.report, scratch.weights)
             now = api.now()
             state.first_at = state.first_at if state.first_at else now
             state.last_at = now
@@ -109,14 +161,13 @@ cdef gpt2fast_status step(gpt2fast_model* model, State** states, int32_t n, gpt2
     return GPT2FAST_OK
 
 
-cdef gpt2fast_status burst(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* spans,
-                           const gpt2fast_control* control, Scratch* scratch, double until,
-                           double* polled) noexcept nogil:
+cdef int burst(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* spans,
+               const gpt2fast_control* control, Scratch* scratch, double until,
+               double* polled) noexcept nogil:
     """Step until a sequence is finished or the time is over, at least once."""
-    cdef gpt2fast_status status = GPT2FAST_OK
+    cdef int status
     cdef int32_t i
     cdef double now
-    cdef uint64_t environment
     while True:
         now = api.now()
         if control.cancel != NULL and control.cancel[0]:
@@ -126,9 +177,9 @@ cdef gpt2fast_status burst(gpt2fast_model* model, State** states, int32_t n, gpt
         if control.poll != NULL and now - polled[0] >= poll_seconds:
             if control.poll(control.poll_context):
                 return GPT2FAST_INTERRUPTED
-        environment = api.enter_float()
+        scratch.environment = api.enter_float()
         status = step(model, states, n, spans, control, scratch)
-        api.leave_float(environment)
+        api.leave_float(scratch.environment)
         if status != GPT2FAST_OK or api.now() >= until:
             return status
         for i in range(n):
@@ -154,9 +205,10 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
     """Go on with all unfinished sequences, at least by one token each.
 
     Returns when one is finished or the seconds are over: call again until all have a
-    finish_reason. `model` is a _core.Model. Raises what a signal handler raised, looked for on the
-    main thread; FloatingPointError, MemoryError or ValueError if the forward pass failed;
-    RuntimeError if another call is using a sequence or the workspace.
+    finish_reason. `model` is a _core.Model. Raises what a processor raised, or a signal handler,
+    looked for on the main thread; FloatingPointError, MemoryError or ValueError if the forward pass
+    failed; ValueError if the rules leave no token; RuntimeError if another call is using a sequence
+    or the workspace.
     """
     cdef gpt2fast_model* handle = <gpt2fast_model*>PyCapsule_GetPointer(
         model.capsule(), "gpt2fast.model")
@@ -169,7 +221,7 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
     cdef gpt2fast_span* spans = <gpt2fast_span*>PyMem_Malloc(n * sizeof(gpt2fast_span))
     cdef State** states = <State**>PyMem_Malloc(n * sizeof(void*))
     cdef gpt2fast_control control
-    cdef gpt2fast_status status
+    cdef int status
     cdef _Poll poll = _Poll()
     cdef Finish reason
     try:
@@ -180,8 +232,9 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
         control.deadline = deadline
         if cancel is not None:
             control.cancel = &cancel.value
+        control.poll_context = <void*>poll
         if threading.current_thread() is threading.main_thread():
-            control.poll, control.poll_context = _poll, <void*>poll
+            control.poll = _poll
         poll.last = api.now()
         _hold(workspace.lock, held)
         for i in range(n):
@@ -190,6 +243,8 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
             if min(text.logits.shape[0], workspace.n_vocab) < n_vocab:
                 raise ValueError(f"logits and workspace must have room for {n_vocab} tokens")
             states[i] = &text.state
+            if text.rules is not None and text.rules.n_vocab != n_vocab:
+                raise ValueError(f"the rules are not those of a vocabulary of {n_vocab}")
             if states[i].started == 0:
                 states[i].started = states[i].last_at = poll.last
         with nogil:
@@ -209,9 +264,11 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
         PyMem_Free(states)
 
 
-cdef _raise(gpt2fast_status status, _Poll poll):
-    if status == GPT2FAST_INTERRUPTED:
+cdef _raise(int status, _Poll poll):
+    if status == GPT2FAST_INTERRUPTED or status == RAISED:
         raise poll.raised
+    if status == NO_CHOICE:
+        raise ValueError("the options rule out every token that could come next")
     if status == GPT2FAST_NOT_FINITE:
         raise FloatingPointError(
             "the model computed a value that is NaN or infinite: its weights are damaged")
@@ -224,77 +281,4 @@ cdef _raise(gpt2fast_status status, _Poll poll):
     raise ValueError("a token is outside the vocabulary, or there are more than the context holds")
 
 
-# One by one, for tests and benchmarks.
-
-cdef Kept _filtered(float[::1] logits, Workspace workspace, double temperature, int32_t top_k,
-                    double top_p, double min_p) except *:
-    cdef Filters filters = checked_filters(temperature, top_k, top_p, min_p)
-    cdef uint64_t environment
-    cdef Kept kept
-    cdef int32_t n = workspace.n_vocab
-    if not 1 <= logits.shape[0] <= n:
-        raise ValueError(f"{logits.shape[0]} logits; allowed: 1 to {n}, as the workspace has")
-    n = logits.shape[0]
-    with nogil:
-        environment = api.enter_float()
-        kept = apply_filters(api, &logits[0], n, &filters, &workspace.scratch)
-        api.leave_float(environment)
-    return kept
-
-
-def filtered(float[::1] logits not None, *, double temperature=1, int32_t top_k=0, double top_p=1,
-             double min_p=0) -> dict[int, int]:
-    """Return the tokens that the filters keep: {token: integer proportional to its probability}."""
-    cdef Workspace workspace = Workspace(logits.shape[0])
-    cdef Kept kept = _filtered(logits, workspace, temperature, top_k, top_p, min_p)
-    cdef const int32_t* masses = workspace.scratch.masses
-    if kept.n == NO_TOKEN:
-        raise FloatingPointError("logits must be finite or -infinity, one at least finite")
-    return {(i if kept.ids == NULL else kept.ids[i]): masses[i] for i in range(kept.n) if masses[i]}
-
-
-def sample(float[::1] logits not None, uint64_t random, Workspace workspace=None, *,
-           double temperature=1, int32_t top_k=0, double top_p=1, double min_p=0) -> int:
-    """Return the token that 64 random bits draw from a row of logits."""
-    if workspace is None:
-        workspace = Workspace(logits.shape[0])
-    cdef Kept kept
-    _hold(workspace.lock, [])
-    try:
-        kept = _filtered(logits, workspace, temperature, top_k, top_p, min_p)
-        if kept.n == NO_TOKEN:
-            raise FloatingPointError("logits must be finite or -infinity, one at least finite")
-        return draw(&kept, workspace.scratch.masses, random)
-    finally:
-        workspace.lock.release()
-
-
-def random(uint64_t seed, uint32_t sample, uint32_t position) -> int:
-    """Return the 64 bits that draw the token at a position of a text, in one sample of a seed."""
-    return random_bits(seed, sample, position)
-
-
-def philox4x32(counter: tuple[int, int, int, int],
-               key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the Philox4x32-10 block of a counter under a key."""
-    cdef uint32_t block[4]
-    for i in range(4):
-        block[i] = counter[i]
-    philox(block, key[0], key[1])
-    return block[0], block[1], block[2], block[3]
-
-
-def scan(StopStrings stops not None, tokens: list[int]) -> tuple[bool, list[int]]:
-    """Tell whether these tokens are stopped, and how many bytes may be shown after each."""
-    cdef int32_t states[64]
-    cdef int64_t n_bytes = 0, visible = 0
-    memset(states, 0, sizeof(states))
-    if stops.automaton.n_strings > 64:
-        raise ValueError("at most 64 strings")
-    shown = []
-    for token in tokens:
-        found = ends_text(&stops.automaton, token, states, &n_bytes, &visible)
-        shown.append(visible)
-        if found:
-            return True, shown
-    return False, shown
+include "_single.pxi"

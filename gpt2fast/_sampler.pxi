@@ -1,51 +1,33 @@
 # One token from a row of logits: filters, then a draw. Included by _generate.pyx; needs no GIL.
 #
 # Filters act in this order, each on what the one before kept:
-#   temperature -> top_k -> top_p -> min_p
+#   temperature -> top_k -> typical_p -> top_p -> min_p, or temperature -> mirostat
 # Tokens are ranked by weight, exp((logit - max) / temperature) in float32, and between equal
 # weights by id, the lower first. top_k keeps the first k, top_p the shortest beginning that holds
 # at least that share of the probability, min_p what has at least that share of the likeliest
 # token's. One token is always kept. The draw walks the kept ones by id.
 #
-# Weights become integers, floor(2^30 * weight), called masses: integer sums are exact in any order,
-# so the outcome depends on logits, options and draw alone. What is less likely than 2^-30 of the
-# likeliest is never drawn. Nothing is sorted: a place in the ranking is found by adding up masses
-# by digit (select). Loops are apart so that compilers vectorise them.
-
-cdef extern from *:
-    """
-    /* The bits of x; for x >= 0 they order like x. */
-    static inline int32_t float_bits(float x) {
-      int32_t bits;
-      memcpy(&bits, &x, sizeof bits);
-      return bits;
-    }
-    """
-    int32_t float_bits(float x) noexcept nogil
-
-cdef enum:
-    BITS_MAX = 0x7F7FFFFF                # of the largest finite float
-    BITS_ONE = 0x3F800000                # of 1
-    RANK_LAST = 0x0F000000               # BITS_ONE less the bits of 2^-30
-    MASS_ONE = 1 << 30
-    DIGITS = 1024
-    DIGIT_LAST = 1023
-    LANES = 4
-    BLOCK = 64
-    NO_TOKEN = -1
+# typical_p (Meister, Pimentel, Wiher, Cotterell: Locally typical sampling; 2023) ranks tokens by
+# how far their surprise, -log(probability), is from the expected one, the nearest first, and keeps
+# the shortest beginning that holds that share. mirostat (Basu, Ramachandran, Keskar, Varshney:
+# Mirostat; 2021; version 2 as llama.cpp has it) keeps the tokens whose surprise in bits is at most
+# mu, the likeliest always; mu, 2 tau at first, falls by eta * (surprise - tau) after each draw, the
+# surprise being that of the token among the kept ones.
+#
+# Weights become integers, floor(2^30 * weight), called masses, so the outcome depends on logits,
+# options and draw alone. What is less likely than 2^-30 of the likeliest is never drawn.
 
 cdef struct Filters:
     double temperature                   # 0 takes the likeliest token
     double top_p                         # 1 keeps all
     double min_p                         # 0 keeps all
+    double typical_p                     # 1 keeps all
+    double tau                           # of mirostat, in bits; 0 is without
+    double eta
+    double mu
     int32_t top_k                        # 0 keeps all
 
-cdef struct Scratch:                     # arrays of n_vocab
-    float* weights
-    int32_t* ranks                       # 0 for the likeliest
-    int32_t* masses                      # 0 for what is filtered out
-    int32_t* ids                         # the tokens that top_k kept
-    int32_t* active                      # work space of select
+cdef double LOG_2 = 0.6931471805599453
 
 # The tokens that may be drawn: those of scratch.masses[n] above 0. Position i is token ids[i], or i
 # if ids is NULL. If a logit is NaN or +infinity, or all are -infinity, n is NO_TOKEN.
@@ -54,41 +36,20 @@ cdef struct Kept:
     int32_t n
     uint64_t total
 
-cdef struct Ranked:
-    int32_t n                            # how many have a mass
-    int32_t shift                        # the first digit of a rank is rank >> shift
 
-# A beginning of the ranking: ranks before cut, and those equal to cut at positions up to last.
-cdef struct Prefix:
-    int32_t cut
-    int32_t last
-
-
-cdef Filters checked_filters(double temperature, int32_t top_k, double top_p,
-                             double min_p) except *:
+cdef Filters checked_filters(double temperature, int32_t top_k, double top_p, double min_p,
+                             double typical_p, double tau, double eta) except *:
     """Return the filters; raise ValueError outside the ranges, NaN too, that the masses rely on."""
     cdef Filters filters
     if not ((temperature == 0 or 1e-6 <= temperature <= 1e6) and top_k >= 0
-            and 0 < top_p <= 1 and 0 <= min_p <= 1):
-        raise ValueError("temperature, top_k, top_p or min_p is out of range")
-    filters.temperature, filters.top_k = temperature, top_k
+            and 0 < top_p <= 1 and 0 <= min_p <= 1 and 0 < typical_p <= 1):
+        raise ValueError("temperature, top_k, top_p, min_p or typical_p is out of range")
+    if not (0 <= tau <= 100 and 0 <= eta <= 1):
+        raise ValueError("mirostat_tau or mirostat_eta is out of range")
+    filters.temperature, filters.top_k, filters.typical_p = temperature, top_k, typical_p
     filters.top_p, filters.min_p = top_p, min_p
+    filters.tau, filters.eta, filters.mu = tau, eta, 2 * tau
     return filters
-
-
-cdef inline uint64_t multiply_high(uint64_t a, uint64_t b) noexcept nogil:
-    """Return floor(a * b / 2^64)."""
-    cdef uint64_t a0 = <uint32_t>a, a1 = a >> 32, b0 = <uint32_t>b, b1 = b >> 32
-    cdef uint64_t middle = a1 * b0 + ((a0 * b0) >> 32)
-    return a1 * b1 + (middle >> 32) + ((<uint32_t>middle + a0 * b1) >> 32)
-
-
-cdef inline uint64_t share(double part, uint64_t whole) noexcept nogil:
-    """Return ceil(part * whole), at least 1 and at most whole."""
-    cdef double exact = part * <double><int64_t>whole
-    cdef uint64_t rounded = <uint64_t><int64_t>exact
-    rounded += <double><int64_t>rounded < exact
-    return 1 if rounded < 1 else whole if rounded > whole else rounded
 
 
 cdef bint has_nan_or_infinity(const float* logits, int32_t n) noexcept nogil:
@@ -100,162 +61,56 @@ cdef bint has_nan_or_infinity(const float* logits, int32_t n) noexcept nogil:
     return found
 
 
-cdef Ranked rank(const float* weights, int32_t n, int32_t* ranks) noexcept nogil:
-    """Fill ranks[n]; what has no mass comes last, as near as the digits allow."""
-    cdef int32_t i, order, largest = 0, last = 0
-    cdef Ranked result
-    for i in range(n):
-        order = BITS_ONE - float_bits(weights[i])
-        order = order if order > 0 else 0
-        order = order if order < RANK_LAST else RANK_LAST
-        ranks[i] = order
-        last += order == RANK_LAST
-        order = order if order < RANK_LAST else 0
-        largest = order if order > largest else largest
-    result.n, result.shift = n - last, 0
-    while largest >> result.shift >= DIGIT_LAST:
-        result.shift += 1
-    largest = DIGIT_LAST << result.shift
-    if largest < RANK_LAST:
-        for i in range(n):
-            ranks[i] = ranks[i] if ranks[i] < largest else largest
-    return result
+cdef uint64_t keep_typical(const gpt2fast_api* api, double part, const Kept* kept,
+                           Scratch* scratch) noexcept nogil:
+    """Clear the masses of the tokens that are not typical; return the sum of the others.
 
-
-cdef uint64_t weigh(const float* weights, int32_t n, int32_t* masses) noexcept nogil:
-    """Fill masses[n] and return their sum."""
-    cdef int32_t i
-    cdef uint64_t total = 0
-    for i in range(n):
-        masses[i] = <int32_t>(weights[i] * <float>MASS_ONE)
-        total += <uint64_t>masses[i]
-    return total
-
-
-cdef uint64_t drop_rest(const int32_t* ranks, int32_t n, Prefix keep, int32_t floor,
-                        int32_t* masses) noexcept nogil:
-    """Clear the masses outside the prefix or below the floor; return the sum of the others."""
-    cdef int32_t i, kept
-    cdef uint64_t total = 0
-    for i in range(n):
-        kept = (ranks[i] < keep.cut) | ((ranks[i] == keep.cut) & (i <= keep.last))
-        masses[i] = masses[i] & -(kept & (masses[i] >= floor))
-        total += <uint64_t>masses[i]
-    return total
-
-
-cdef int32_t take(const int32_t* ranks, int32_t n, Prefix keep, int32_t* ids) noexcept nogil:
-    """List the positions of the prefix and return their number; passes over blocks without any."""
-    cdef int32_t i, hits, start = 0, end, k = 0
-    while start < n:
-        end, hits = min(start + BLOCK, n), 0
-        for i in range(start, end):
-            hits += ranks[i] <= keep.cut
-        if hits:
-            for i in range(start, end):
-                ids[k] = i
-                k += (ranks[i] < keep.cut) | ((ranks[i] == keep.cut) & (i <= keep.last))
-        start = end
-    return k
-
-
-cdef void add_first_digits(const int32_t* ranks, const int32_t* masses, int32_t n, int32_t shift,
-                           uint64_t* sums) noexcept nogil:
-    """Add the masses (NULL: 1 each) by first digit, in LANES places in turn.
-
-    Otherwise each addition to a digit would wait for the one before.
+    With m the masses and M their sum, the surprise of a token is log M - log m, the expected one is
+    log M - sum(m / M * log m): their distance does not need log M.
     """
-    cdef int32_t i, whole = n & -LANES
-    if masses == NULL:
-        for i in range(0, whole, 4):
-            sums[LANES * (ranks[i] >> shift)] += 1
-            sums[LANES * (ranks[i + 1] >> shift) + 1] += 1
-            sums[LANES * (ranks[i + 2] >> shift) + 2] += 1
-            sums[LANES * (ranks[i + 3] >> shift) + 3] += 1
-    else:
-        for i in range(0, whole, 4):
-            sums[LANES * (ranks[i] >> shift)] += masses[i]
-            sums[LANES * (ranks[i + 1] >> shift) + 1] += masses[i + 1]
-            sums[LANES * (ranks[i + 2] >> shift) + 2] += masses[i + 2]
-            sums[LANES * (ranks[i + 3] >> shift) + 3] += masses[i + 3]
-    for i in range(whole, n):
-        sums[LANES * (ranks[i] >> shift)] += 1 if masses == NULL else masses[i]
+    cdef int32_t i, n = kept.n
+    cdef float* logs = scratch.weights
+    cdef float* terms = scratch.adjusted
+    cdef int32_t* distances = <int32_t*>scratch.adjusted
+    cdef float total = <float><int64_t>kept.total, mean
+    cdef Prefix prefix
+    for i in range(n):
+        logs[i] = <float>max(scratch.masses[i], 1)
+    api.log(logs, logs, n)
+    for i in range(n):
+        terms[i] = <float>scratch.masses[i] / total * logs[i]
+    mean = api.sum(terms, n)
+    for i in range(n):
+        distances[i] = float_bits(logs[i] - mean) & BITS
+    prefix = select(distances, scratch.masses, n, 21, share(part, kept.total), scratch.active)
+    return drop_rest(distances, n, prefix, 0, scratch.masses)
 
 
-cdef int32_t gather_first_digit(const int32_t* ranks, int32_t n, int32_t shift, int32_t digit,
-                                int32_t* active) noexcept nogil:
-    """List the positions with that first digit and return their number; skips blocks."""
-    cdef int32_t i, hits, start = 0, end, k = 0
-    while start < n:
-        end, hits = min(start + BLOCK, n), 0
-        for i in range(start, end):
-            hits += ranks[i] >> shift == digit
-        if hits:
-            for i in range(start, end):
-                active[k] = i
-                k += ranks[i] >> shift == digit
-        start = end
-    return k
+cdef int32_t least_mass(const gpt2fast_api* api, double mu, uint64_t total) noexcept nogil:
+    """Return the least mass whose surprise, log2(total / mass), is at most mu."""
+    cdef float power = <float>(max(mu, 0.0) * -LOG_2)
+    api.exp(&power, &power, 1)
+    return <int32_t>min(share(power, total), <uint64_t>MASS_ONE)
 
 
-cdef int32_t find_digit(const uint64_t* sums, uint64_t target, uint64_t* above) noexcept nogil:
-    """Return the digit with which the sum `above` reaches the target; `above` stays before it."""
-    cdef int32_t digit = 0, lane
-    cdef uint64_t sum
-    while True:
-        sum = 0
-        for lane in range(LANES):
-            sum += sums[LANES * digit + lane]
-        if above[0] + sum >= target:
-            return digit
-        above[0] += sum
-        digit += 1
-
-
-cdef Prefix select(const int32_t* ranks, const int32_t* masses, int32_t n, int32_t shift,
-                   uint64_t target, int32_t* active) noexcept nogil:
-    """Return the shortest beginning of the ranking whose mass reaches the target.
-
-    If masses is NULL each counts 1. The target is at least 1 and at most the whole. A digit is ten
-    bits; a round for each, over what the last one left.
-    """
-    cdef uint64_t sums[LANES * DIGITS]
-    cdef uint64_t above = 0
-    cdef int32_t i, j, k, m, digit
-    cdef Prefix result
-    memset(sums, 0, sizeof(sums))
-    add_first_digits(ranks, masses, n, shift, sums)
-    m = gather_first_digit(ranks, n, shift, find_digit(sums, target, &above), active)
-    while shift > 0:
-        shift = max(shift - 10, 0)
-        memset(sums, 0, sizeof(sums))
-        for j in range(m):
-            i = active[j]
-            digit = ranks[i] >> shift & (DIGITS - 1)
-            sums[LANES * digit + (j & (LANES - 1))] += 1 if masses == NULL else masses[i]
-        digit = find_digit(sums, target, &above)
-        k = 0
-        for j in range(m):
-            i = active[j]
-            active[k] = i
-            k += ranks[i] >> shift & (DIGITS - 1) == digit
-        m = k
-    j = 0
-    while above < target:
-        above += 1 if masses == NULL else masses[active[j]]
-        j += 1
-    result.cut, result.last = ranks[active[0]], active[j - 1]
-    return result
+cdef void observe(const gpt2fast_api* api, Filters* filters, uint64_t total,
+                  int32_t mass) noexcept nogil:
+    """Move mu by what was drawn."""
+    cdef float[2] logs
+    logs[0], logs[1] = <float><int64_t>total, <float>mass
+    api.log(logs, logs, 2)
+    filters.mu -= filters.eta * ((<double>logs[0] - <double>logs[1]) / LOG_2 - filters.tau)
 
 
 cdef Kept apply_filters(const gpt2fast_api* api, const float* logits, int32_t n,
                         const Filters* filters, Scratch* scratch) noexcept nogil:
     """Leave the masses of the tokens that may be drawn in scratch."""
     cdef float best
-    cdef int32_t i
+    cdef int32_t i, most
     cdef Ranked ranked
     cdef Prefix prefix
     cdef Kept kept
+    most = 0 if filters.typical_p < 1 else MASS_ONE
     kept.ids, kept.n, kept.total = NULL, NO_TOKEN, 0
     if has_nan_or_infinity(logits, n):
         return kept
@@ -286,17 +141,25 @@ cdef Kept apply_filters(const gpt2fast_api* api, const float* logits, int32_t n,
     kept.total = weigh(scratch.weights, kept.n, scratch.masses)
     if 0 < filters.top_k < ranked.n and kept.ids == NULL:
         kept.total = drop_rest(scratch.ranks, n, prefix, 0, scratch.masses)
+    if filters.tau > 0:
+        kept.total = drop_rest(scratch.ranks, kept.n, prefix,
+                               least_mass(api, filters.mu, kept.total), scratch.masses)
+        return kept
+    if filters.typical_p < 1:
+        kept.total = keep_typical(api, filters.typical_p, &kept, scratch)
+        for i in range(kept.n):
+            most = max(most, scratch.masses[i])
     if filters.top_p < 1:
         prefix = select(scratch.ranks, scratch.masses, kept.n, ranked.shift,
                         share(filters.top_p, kept.total), scratch.active)
     if filters.top_p < 1 or filters.min_p > 0:
-        kept.total = drop_rest(scratch.ranks, kept.n, prefix, share(filters.min_p, MASS_ONE),
+        kept.total = drop_rest(scratch.ranks, kept.n, prefix, share(filters.min_p, most),
                                scratch.masses)
     return kept
 
 
 cdef int32_t draw(const Kept* kept, const int32_t* masses, uint64_t random) noexcept nogil:
-    """Return the token at the share random / 2^64 of the kept mass."""
+    """Return the position of the token at the share random / 2^64 of the kept mass."""
     cdef uint64_t goal = multiply_high(random, kept.total), sum = 0, block
     cdef int32_t start = 0, i
     while True:
@@ -312,4 +175,8 @@ cdef int32_t draw(const Kept* kept, const int32_t* masses, uint64_t random) noex
     while sum <= goal:
         i += 1
         sum += masses[i]
-    return i if kept.ids == NULL else kept.ids[i]
+    return i
+
+
+cdef inline int32_t token_at(const Kept* kept, int32_t position) noexcept nogil:
+    return position if kept.ids == NULL else kept.ids[position]

@@ -62,9 +62,12 @@ cdef class StopStrings:
         PyMem_Free(self.automaton.fallback)
 
 
-cdef bint ends_text(const Automaton* it, int32_t token, int32_t* states, int64_t* n_bytes,
-                    int64_t* visible) noexcept nogil:
-    """Add a token to the text; tell whether it completes a stop string, and what may be shown."""
+cdef bint ends_text(const Automaton* it, int32_t token, bint too_early, int32_t* states,
+                    int64_t* n_bytes, int64_t* visible) noexcept nogil:
+    """Add a token to the text; tell whether it completes a stop string, and what may be shown.
+
+    What is completed too early is text like any other.
+    """
     cdef uint32_t at
     cdef int32_t i, state, start, length, longest, found = 0
     if <uint32_t>token >= it.n_table:
@@ -77,6 +80,8 @@ cdef bint ends_text(const Automaton* it, int32_t token, int32_t* states, int64_t
             while state > 0 and it.pattern[start + state] != it.token_bytes[at]:
                 state = it.fallback[start + state - 1]
             state += it.pattern[start + state] == it.token_bytes[at]
+            if state == length and too_early:
+                state = it.fallback[start + state - 1]
             states[i] = state
             longest = max(longest, state)
             if state == length:

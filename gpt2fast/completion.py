@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
@@ -19,13 +19,24 @@ class Timings:
     decode_seconds: float
 
 
+class TokenLogprob(NamedTuple):
+    """A token, its log-probability, and the likeliest tokens at its place with theirs.
+
+    Natural logarithms of the model's own probabilities: at temperature 1, before any option.
+    """
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
 @dataclass(frozen=True)
 class Completion:
     """A text that was generated; `str()` of it is the text.
 
     `tokens` are all ids that were drawn, with the one that ended the text. `text` is without the
-    stop token or string, and empty if the model has no tokenizer. `logprobs` is None unless asked
-    for. The same prompt, options and `seed` give the same completion.
+    stop token or string, and empty if the model has no tokenizer. `logprobs` has one entry for each
+    of `tokens`, if asked for. The same prompt, options and `seed` give the same completion.
     """
 
     text: str
@@ -34,7 +45,7 @@ class Completion:
     prompt_tokens: list[int] = field(repr=False)
     seed: int
     timings: Timings = field(repr=False, compare=False)
-    logprobs: None = field(default=None, repr=False)
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -45,13 +56,15 @@ class Chunk:
     """One token of a stream and the text that is certain since the chunk before.
 
     The texts joined are the text of the completion. The last chunk has the `finish_reason`; its
-    `token` is None if the text was ended from outside.
+    `token` is None if the text was ended from outside. `logprob` and `top` are those of the token,
+    as in `TokenLogprob`, if `logprobs` was asked for.
     """
 
     text: str
     token: int | None
     logprob: float | None = None
     finish_reason: FinishReason | None = None
+    top: list[tuple[int, float]] | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -127,14 +127,22 @@ class Engine:
         """Return what finds the stop strings; None if there are none."""
         if not strings:
             return None
-        tokenizer = self.tokenizer
+        table = self.token_table()
+        from gpt2fast.tokenizer import well_formed
+
+        return StopStrings([well_formed(string).encode() for string in strings], *table)
+
+    def token_table(self) -> tuple[bytes, bytes]:
+        """Return the bytes of all tokens one after the other, and where each begins, as uint32.
+
+        The offsets have one more, the end. Raises as `tokenizer` does.
+        """
         if self._table is None:
+            tokenizer = self.tokenizer
             tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
             offsets = array("I", accumulate(map(len, tokens), initial=0))
             self._table = b"".join(tokens), offsets.tobytes()
-        from gpt2fast.tokenizer import well_formed
-
-        return StopStrings([well_formed(string).encode() for string in strings], *self._table)
+        return self._table
 
 
 def default_cache_dtype(dtype: str) -> str:

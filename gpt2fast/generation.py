@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import math
-import os
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2fast import _core
 from gpt2fast._generate import Sequence, Workspace, now, run
-from gpt2fast.completion import Completion, Timings
-from gpt2fast.sampling import MAX_NEW_TOKENS, Options, integer
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from gpt2fast.engine import Engine
+from gpt2fast.completion import Completion, Timings, TokenLogprob
+from gpt2fast.plan import Plan
+from gpt2fast.sampling import MAX_NEW_TOKENS, Options
 
 TOGETHER = 16  # texts that share a step; more wait for a place
 
 
-def fresh_seed() -> int:
-    """Return a seed from the operating system."""
-    return int.from_bytes(os.urandom(8), "little")
+class SharedPrompt:
+    """The prompt of several texts: the first one processes it, the others take its cache."""
+
+    def __init__(self, n_texts: int) -> None:
+        self.ready = False
+        self._left = n_texts - 1
+        self._state: tuple[_core.Cache, NDArray[np.float32]] | None = None
+
+    def keep(self, state: tuple[_core.Cache, NDArray[np.float32]] | None) -> None:
+        """Keep the cache and logits after the prompt; None if its processing was ended."""
+        self.ready, self._state = True, state if self._left else None
+
+    def take(self) -> tuple[_core.Cache | None, NDArray[np.float32] | None]:
+        """Return a cache and logits of one's own, if there are any."""
+        if self._state is None:
+            return None, None
+        cache, logits = self._state
+        self._left -= 1
+        if not self._left:
+            self._state = None
+        return cache.fork(), logits.copy()
 
 
 class Writing:
@@ -31,60 +46,72 @@ class Writing:
 
     def __init__(
         self,
-        engine: Engine,
+        plan: Plan,
         prompt: list[int],
-        options: Options,
-        seed: int,
         *,
         cache: _core.Cache | None = None,
         logits: NDArray[np.float32] | None = None,
+        sample: int = 0,
+        shared: SharedPrompt | None = None,
     ) -> None:
-        """Check what depends on the model; allocate nothing yet.
+        """Check that the text fits; allocate nothing yet.
 
-        A cache that holds the whole prompt comes with the logits of the prompt's last token.
-        Raises ValueError if the text could outgrow the context.
+        A cache that holds the whole prompt comes with the logits of the prompt's last token. Raises
+        ValueError if the text could outgrow the context.
         """
-        self.engine, self.prompt, self.options, self.seed = engine, prompt, options, seed
-        self.room = _room(len(prompt), options.max_new_tokens, engine.config.n_ctx)
-        eot = None if options.ignore_eot else engine.eot
-        stop_tokens = [*options.stop_tokens] + ([] if eot is None else [eot])
-        for token in stop_tokens:
-            integer("stop_tokens", token, 0, engine.config.n_vocab - 1)
-        self.stop_tokens = frozenset(stop_tokens)
-        self.stops = engine.stop_strings(options.stop)
-        self._tokenizer = engine.tokenizer if engine.has_tokenizer else None
+        self.plan, self.prompt, self.sample = plan, prompt, sample
+        self.room = _room(len(prompt), plan.options, plan.engine.config.n_ctx)
         self.sequence: Sequence | None = None
+        self._shared = shared
         self._cache, self._logits = cache, logits
         self._tokens = np.array(prompt, np.int32)
+        self._report: dict[str, Any] = {}  # arrays; empty if log-probabilities are not asked for
 
     def start(self, core: _core.Model) -> Sequence:
         """Allocate and return the native sequence."""
-        n = len(self.prompt)
+        n, engine = len(self.prompt), self.plan.engine
         tokens = np.empty(n + self.room, np.int32)
         tokens[:n] = self.prompt
         self._visible = np.zeros(self.room, np.int64)
+        self._report = self.plan.report(self.room)
+        if self._shared is not None and self.sample:
+            self._cache, self._logits = self._shared.take()
         if self._logits is None:
-            self._logits = np.empty(self.engine.config.n_vocab, np.float32)
+            self._logits = np.empty(engine.config.n_vocab, np.float32)
         if self._cache is None:
-            self._cache = self.engine.watched(_core.Cache(core, self.engine.cache_dtype))
-        options = self.options
+            self._cache = _core.Cache(core, engine.cache_dtype)
+        engine.watched(self._cache)
         self.sequence = Sequence(
             self._cache,
             tokens,
             n,
             self._logits,
-            np.array(sorted(self.stop_tokens), np.int32),
-            self._visible,
-            self.stops,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            seed=self.seed,
-            sample=0,
+            visible=self._visible,
+            sample=self.sample,
+            **self.plan.native(tokens),
+            **self._report,
         )
         self._tokens = tokens  # last: whatever fails before, nothing was drawn
         return self.sequence
+
+    @property
+    def may_start(self) -> bool:
+        """Whether its prompt need not be waited for."""
+        return self._shared is None or self.sample == 0 or self._shared.ready
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether others wait for it to process the prompt."""
+        return self._shared is not None and self.sample == 0 and not self._shared.ready
+
+    def share(self) -> None:
+        """Give the others what its first step made of the prompt."""
+        assert self._shared is not None
+        cache, logits = self._cache, self._logits
+        assert cache is not None and logits is not None
+        processed = cache.length == len(self.prompt)
+        watched = self.plan.engine.watched
+        self._shared.keep((watched(cache.fork()), logits.copy()) if processed else None)
 
     @property
     def drawn(self) -> list[int]:
@@ -99,9 +126,22 @@ class Writing:
 
     def visible(self, n_tokens: int, n_bytes: int) -> int:
         """Return how many bytes of the first tokens, n_bytes altogether, may be shown."""
-        if self.stops is None or n_tokens == 0:
+        if self.plan.stops is None or n_tokens == 0:
             return n_bytes
         return int(self._visible[n_tokens - 1])
+
+    def logprob(self, i: int) -> TokenLogprob | None:
+        """Return the log-probability of the i-th new token, if it was asked for."""
+        if not self._report:
+            return None
+        tokens, logprobs = self._report["top_tokens"][i], self._report["top_logprobs"][i]
+        top = list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+        return TokenLogprob(self.new_token(i), float(self._report["logprobs"][i]), top)
+
+    def logprobs(self, n_tokens: int) -> list[TokenLogprob] | None:
+        """Return the log-probabilities of the first new tokens, if they were asked for."""
+        found = map(self.logprob, range(n_tokens)) if self._report else None
+        return None if found is None else [logprob for logprob in found if logprob is not None]
 
     @property
     def ended_from_outside(self) -> bool:
@@ -113,8 +153,8 @@ class Writing:
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes that a token adds to the text: none for a stop token."""
-        known = self._tokenizer
-        if token in self.stop_tokens or known is None or token >= known.n_vocab:
+        known = self.plan.tokenizer
+        if token in self.plan.stop_tokens or known is None or token >= known.n_vocab:
             return b""
         return known.token_bytes(token)
 
@@ -130,8 +170,9 @@ class Writing:
             tokens,
             self.sequence.finish_reason,
             self.prompt,
-            self.seed,
+            self.plan.seed,
             Timings(*self.sequence.seconds),
+            self.logprobs(len(tokens)),
         )
 
     def release(self) -> None:
@@ -140,39 +181,50 @@ class Writing:
         self.sequence = self._cache = self._logits = None
 
 
-def _room(n_prompt: int, max_new_tokens: int | None, n_ctx: int) -> int:
-    room = n_ctx - n_prompt
-    wanted = min(MAX_NEW_TOKENS, max(room, 1)) if max_new_tokens is None else max_new_tokens
+def _room(n_prompt: int, options: Options, n_ctx: int) -> int:
+    """Return the number of new tokens that there must be room for."""
+    room, wanted = n_ctx - n_prompt, options.max_new_tokens
+    least = max(options.min_new_tokens, len(options.forced_tokens), 1)
+    if wanted is None:
+        wanted = max(min(MAX_NEW_TOKENS, room), least)
     if wanted > room:
+        name = "max_new_tokens"
+        if options.max_new_tokens is None and wanted > 1:
+            name = "min_new_tokens" if wanted == options.min_new_tokens else "forced_tokens"
         raise ValueError(
-            f"the prompt has {n_prompt} tokens and max_new_tokens is {wanted}: together "
+            f"the prompt has {n_prompt} tokens and {name} is {wanted}: together "
             f"{n_prompt + wanted}, but the context has {n_ctx}"
         )
     return wanted
 
 
-def complete(engine: Engine, writings: list[Writing], options: Options) -> list[Completion]:
+def complete(plan: Plan, writings: list[Writing]) -> list[Completion]:
     """Write all texts to their end, many of them together, and return them in order."""
+    engine, options = plan.engine, plan.options
     deadline = now() + options.deadline if options.deadline else 0.0
     core, workspace = engine.core, Workspace(engine.config.n_vocab)
-    waiting = iter(enumerate(writings))
+    waiting = deque(enumerate(writings))
     active: dict[int, Sequence] = {}
     done: dict[int, Completion] = {}
     while True:
-        while len(active) < TOGETHER and (found := next(waiting, None)) is not None:
-            active[found[0]] = found[1].start(core)
+        while waiting and len(active) < TOGETHER and waiting[0][1].may_start:
+            i, writing = waiting.popleft()
+            active[i] = writing.start(core)
         if not active:
             return [done[i] for i in range(len(writings))]
+        waited_for = [writings[i] for i in active if writings[i].is_waited_for]
         run(
             core,
             list(active.values()),
             workspace,
             threads=engine.threads,
             prompt_threads=engine.prompt_threads,
-            seconds=math.inf,
+            seconds=0.0 if waited_for else math.inf,  # one step
             cancel=options.cancel,
             deadline=deadline,
         )
+        for writing in waited_for:
+            writing.share()
         for i in [i for i, sequence in active.items() if sequence.finish_reason is not None]:
             done[i] = writings[i].completion()
             writings[i].release()

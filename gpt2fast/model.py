@@ -16,11 +16,13 @@ from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.completion import Completion
 from gpt2fast.config import Config
 from gpt2fast.engine import Engine, check_cache_dtype, check_ids
-from gpt2fast.generation import Writing, complete, fresh_seed
+from gpt2fast.generation import SharedPrompt, Writing, complete
 from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
 from gpt2fast.memory import PAGE, Limit, Memory, cache_bytes, parse_size, workspace_bytes
-from gpt2fast.sampling import GenerateOptions, Options, integer
+from gpt2fast.plan import Plan
+from gpt2fast.ranges import integer
+from gpt2fast.sampling import GenerateOptions, Options
 from gpt2fast.session import Session
 from gpt2fast.stream import Stream
 from gpt2fast.threads import MAX_THREADS, thread_count
@@ -119,35 +121,68 @@ class Model:
         self._dtype = packed.dtype
 
     @overload
-    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Completion: ...
+    def generate(
+        self,
+        prompt: str | Sequence[int] | NDArray[np.integer],
+        *,
+        n: None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion: ...
     @overload
     def generate(
-        self, prompt: list[str] | list[list[int]], **options: Unpack[GenerateOptions]
+        self,
+        prompt: str | Sequence[int] | NDArray[np.integer],
+        *,
+        n: int,
+        **options: Unpack[GenerateOptions],
     ) -> list[Completion]: ...
     @overload
     def generate(
-        self, prompt: Sequence[int] | NDArray[np.integer], **options: Unpack[GenerateOptions]
-    ) -> Completion: ...
+        self,
+        prompt: list[str] | list[list[int]],
+        *,
+        n: None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Completion]: ...
+    @overload
     def generate(
-        self, prompt: Prompt | list[str] | list[list[int]], **options: Unpack[GenerateOptions]
-    ) -> Completion | list[Completion]:
+        self,
+        prompt: list[str] | list[list[int]],
+        *,
+        n: int,
+        **options: Unpack[GenerateOptions],
+    ) -> list[list[Completion]]: ...
+    def generate(
+        self,
+        prompt: Prompt | list[str] | list[list[int]],
+        *,
+        n: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion | list[Completion] | list[list[Completion]]:
         """Continue a prompt, text or token ids, or each of a list of prompts.
 
         "" starts from <|endoftext|>. Prompts of a list are written together, and each completion
-        equals that of the prompt alone. Options, their defaults and ranges: see `Options`.
-        Raises ValueError for a bad prompt or option, before any work.
+        equals that of the prompt alone. With `n`, a list of that many completions takes the place
+        of each. Options, their defaults and ranges: see `Options`. Raises ValueError for a bad
+        prompt or option, before any work.
         """
-        chosen = Options(**options)
+        chosen = Options(n=n, **options)
         prompts = _list_of_prompts(prompt)
         if prompts is None:
-            return self._complete([prompt], chosen)[0]  # type: ignore[list-item]
-        return self._complete(prompts, chosen)
+            samples = self._complete([prompt], chosen)[0]  # type: ignore[list-item]
+            return samples[0] if n is None else samples
+        texts = self._complete(prompts, chosen)
+        return [samples[0] for samples in texts] if n is None else texts
 
-    def _complete(self, prompts: Sequence[Prompt], options: Options) -> list[Completion]:
-        seed = fresh_seed() if options.seed is None else options.seed
-        ids = [self._engine.prompt(prompt) for prompt in prompts]
-        writings = [Writing(self._engine, prompt, options, seed) for prompt in ids]
-        return complete(self._engine, writings, options)
+    def _complete(self, prompts: Sequence[Prompt], options: Options) -> list[list[Completion]]:
+        """Return the samples of each prompt."""
+        plan, n = Plan(self._engine, options), options.n or 1
+        writings = []
+        for ids in [self._engine.prompt(prompt) for prompt in prompts]:
+            shared = SharedPrompt(n) if n > 1 else None
+            writings += [Writing(plan, ids, sample=i, shared=shared) for i in range(n)]
+        done = complete(plan, writings)
+        return [done[i : i + n] for i in range(0, len(done), n)]
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
         """Continue a prompt and iterate over its chunks as they are written.
@@ -155,8 +190,8 @@ class Model:
         Options as in `generate`. The prompt is processed at the first `next`.
         """
         chosen = Options(**options)
-        seed = fresh_seed() if chosen.seed is None else chosen.seed
-        return Stream(Writing(self._engine, self._engine.prompt(prompt), chosen, seed))
+        chosen.check_single("a stream is one text")
+        return Stream(Writing(Plan(self._engine, chosen), self._engine.prompt(prompt)))
 
     def session(self) -> Session:
         """Return an empty session: a text that grows without being read again."""

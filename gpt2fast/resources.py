@@ -11,7 +11,7 @@ from gpt2fast.engine import check_cache_dtype, default_cache_dtype
 from gpt2fast.hub import Access
 from gpt2fast.memory import PAGE, cache_bytes, workspace_bytes
 from gpt2fast.packing import Packing, check_dtype
-from gpt2fast.sampling import integer
+from gpt2fast.ranges import integer
 from gpt2fast.sources import Source, download, is_packed, local_path, on_hub
 from gpt2fast.threads import thread_count
 

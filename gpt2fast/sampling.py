@@ -1,28 +1,94 @@
-"""The options of generation: their defaults, their ranges, and the errors that name them."""
+"""The options of generation: their defaults, their ranges, and how they go together."""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast import ranges
 from gpt2fast._generate import CancelFlag
+from gpt2fast.presets import PRESETS
+from gpt2fast.ranges import MAX_INT, integer, out_of_range
 
 MAX_NEW_TOKENS = 128  # unless asked otherwise, and no more than the context has room for
+MAX_SAMPLES = 1024
+MAX_TOP_LOGPROBS = 1000
 TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
+BREAKERS = ("\n", ":", '"', "*")
+
+LogitsProcessor = Callable[[NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32] | None]
+
+
+class _Default:
+    """What an option is until it is known whether it was given, for presets yield to that."""
+
+    def __repr__(self) -> str:
+        return "<default>"
+
+
+_DEFAULT: Any = _Default()
+_DEFAULTS: dict[str, Any] = {
+    "logit_bias": {},
+    "temperature": 0.8,
+    "top_k": 0,
+    "typical_p": 1.0,
+    "top_p": 0.9,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "penalty_window": 0,
+    "no_repeat_ngram": 0,
+    "dry_multiplier": 0.0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_breakers": BREAKERS,
+}
+_WITHOUT = {"top_k": 0, "typical_p": 1.0, "top_p": 1.0, "min_p": 0.0}  # what goes with mirostat
+_INTEGERS = {"top_k": 0, "penalty_window": 0, "no_repeat_ngram": 0, "dry_allowed_length": 1}
+_NUMBERS = {  # least and most
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
+    "presence_penalty": (-100, 100),
+    "frequency_penalty": (-100, 100),
+    "dry_multiplier": (0, 100),
+    "dry_base": (1, 100),
+    "mirostat_eta": (0, 1),
+}
 
 
 class GenerateOptions(TypedDict, total=False):
     """The options of `generate` and `stream` as keyword arguments; see `Options`."""
 
     max_new_tokens: int | None
+    min_new_tokens: int
     temperature: float
     top_k: int
+    typical_p: float
     top_p: float
     min_p: float
+    mirostat_tau: float | None
+    mirostat_eta: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_window: int
+    no_repeat_ngram: int
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_breakers: str | Sequence[str | int]
+    logit_bias: Mapping[int, float]
+    bad_tokens: Sequence[int | Sequence[int]]
+    forced_tokens: Sequence[int]
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
+    preset: str | None
     seed: int | None
+    logprobs: int | None
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
     ignore_eot: bool
@@ -35,15 +101,51 @@ class GenerateOptions(TypedDict, total=False):
 class Options:
     """Say how a text is drawn and where it ends. Raises ValueError for a value out of range.
 
-    Filters act in this order: temperature, top_k, top_p, min_p. Between equally likely tokens the
-    lower id comes first; one token is always kept.
+    What these do to the logits of the next token happens in this order, whatever the order in which
+    they are given:
+
+        logit_bias, repetition_penalty, presence_penalty and frequency_penalty, dry_multiplier,
+        no_repeat_ngram, bad_tokens, min_new_tokens, logits_processor;
+        temperature, top_k, typical_p, top_p, min_p, or temperature, mirostat_tau;
+        the draw
+
+    Penalties look at the text so far, the prompt included. Between equally likely tokens the lower
+    id comes first; the filters of the second line always keep one token. If the rules of the first
+    leave none, ValueError is raised; the session or stream has what was written until then.
 
     - max_new_tokens: 1 or more; None is 128, or what the context has room for if that is less
+    - min_new_tokens: nothing but cancel and deadline ends the text before it has this many
     - temperature: 0 takes the likeliest token; else 1e-6 to 1e6, below 1 for likelier text
     - top_k: keep the k likeliest tokens; 0 keeps all
+    - typical_p: keep the tokens nearest to the expected surprise that together have this
+      probability; above 0, 1 keeps all
     - top_p: keep the likeliest tokens that together have this probability; above 0, 1 keeps all
     - min_p: keep what has at least this share of the likeliest's probability; 0 to 1, 0 keeps all
+    - mirostat_tau, mirostat_eta: hold the surprise of the text near tau bits (up to 100; None is
+      without), correcting it at the rate eta (0 to 1); instead of the four filters above
+    - repetition_penalty: 0.01 to 100; the logit of a token of the text is divided by it if it is
+      positive, multiplied if negative; 1 is without
+    - presence_penalty, frequency_penalty: -100 to 100; subtracted from the logit of a token of the
+      text, once, and for each of its occurrences; 0 is without
+    - penalty_window: how many of the last tokens these penalties and DRY look at; 0: all
+    - no_repeat_ngram: no sequence of this many tokens stands twice in the text; 0 is without
+    - dry_multiplier, dry_base, dry_allowed_length, dry_breakers: "don't repeat yourself": a token
+      that would prolong a repetition of k tokens loses multiplier * base^(k - allowed_length), if k
+      is at least allowed_length; no repetition spans a token that is a breaker, an id, or that
+      contains one, a text. 0 to 100, 0 is without; 1 to 100; 1 or more
+    - logit_bias: {id: amount} to add to logits, -1000 to 1000, or -inf to rule a token out
+    - bad_tokens: ids that are never drawn, and sequences of ids that are never completed
+    - forced_tokens: ids that the new text begins with, whatever the other options say
+    - logits_processor: f(tokens, logits), or several, called before each draw with the text so far
+      (int32) and the logits (float32, n_vocab) that the rules before it left; it changes these in
+      place or returns others. -inf rules a token out; NaN is an error. The one option that costs
+      the GIL for each token
+    - preset: "deterministic", "balanced", "story" or "code"; options given besides go before it
     - seed: 0 to 2**64 - 1; None draws a fresh one, which the completion tells
+    - n: write this many texts for each prompt, 1 to 1024, which is processed once; the first is
+      the one without n. `generate` then returns a list for each prompt. Not for streams or sessions
+    - logprobs: tell the log-probability of each token and of this many alternatives, 0 to 1000: the
+      model's own, before anything above and at temperature 1; None does not
     - stop: one string or several that end the text; they are not part of it
     - stop_tokens: ids that end the text, besides <|endoftext|>
     - ignore_eot: do not end at <|endoftext|>
@@ -53,11 +155,31 @@ class Options:
     """
 
     max_new_tokens: int | None = None
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 0.9
-    min_p: float = 0.0
+    min_new_tokens: int = 0
+    temperature: float = _DEFAULT
+    top_k: int = _DEFAULT
+    typical_p: float = _DEFAULT
+    top_p: float = _DEFAULT
+    min_p: float = _DEFAULT
+    mirostat_tau: float | None = None
+    mirostat_eta: float = 0.1
+    repetition_penalty: float = _DEFAULT
+    presence_penalty: float = _DEFAULT
+    frequency_penalty: float = _DEFAULT
+    penalty_window: int = _DEFAULT
+    no_repeat_ngram: int = _DEFAULT
+    dry_multiplier: float = _DEFAULT
+    dry_base: float = _DEFAULT
+    dry_allowed_length: int = _DEFAULT
+    dry_breakers: str | Sequence[str | int] = _DEFAULT
+    logit_bias: Mapping[int, float] = _DEFAULT
+    bad_tokens: Sequence[int | Sequence[int]] = ()
+    forced_tokens: Sequence[int] = ()
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None
+    preset: str | None = None
     seed: int | None = None
+    n: int | None = None
+    logprobs: int | None = None
     stop: str | Sequence[str] = ()
     stop_tokens: Sequence[int] = ()
     ignore_eot: bool = False
@@ -66,85 +188,100 @@ class Options:
     overflow: str = "error"
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens is not None:
-            self._set(
-                "max_new_tokens", integer("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1)
-            )
-        temperature = number("temperature", self.temperature)
+        self._resolve()
+        self._check_filters()
+        self._check_rules()
+        self._check_ends()
+        self._check_together()
+
+    def _resolve(self) -> None:
+        """Give what was not given its value: the preset's, or else the default."""
+        chosen = dict(_DEFAULTS)
+        if self.preset is not None:
+            if not isinstance(self.preset, str) or self.preset not in PRESETS:
+                raise out_of_range("preset", self.preset, f"None, {', '.join(PRESETS)}")
+            chosen |= PRESETS[self.preset]
+        if self.mirostat_tau is not None:
+            chosen |= _WITHOUT
+        for name, value in chosen.items():
+            if getattr(self, name) is _DEFAULT:
+                self._set(name, value)
+
+    def _check_filters(self) -> None:
+        """Check what draws from the logits."""
+        temperature = ranges.number("temperature", self.temperature)
         if temperature != 0 and not TEMPERATURE_MIN <= temperature <= TEMPERATURE_MAX:
-            raise _out_of_range("temperature", self.temperature, "0, or 1e-06 to 1e+06")
+            raise out_of_range("temperature", self.temperature, "0, or 1e-06 to 1e+06")
         self._set("temperature", temperature)
-        self._set("top_k", integer("top_k", self.top_k, 0, 2**31 - 1))
-        self._set("top_p", number("top_p", self.top_p))
-        if not 0 < self.top_p <= 1:
-            raise _out_of_range("top_p", self.top_p, "above 0 and at most 1")
-        self._set("min_p", number("min_p", self.min_p))
-        if not 0 <= self.min_p <= 1:
-            raise _out_of_range("min_p", self.min_p, "0 to 1")
-        if self.seed is not None:
-            self._set("seed", integer("seed", self.seed, 0, 2**64 - 1))
-        self._set("stop", _strings("stop", self.stop))
-        self._set("stop_tokens", _ids("stop_tokens", self.stop_tokens))
-        if not isinstance(self.ignore_eot, bool):
-            raise _out_of_range("ignore_eot", self.ignore_eot, "True or False")
+        for name in ("top_p", "typical_p"):
+            self._set(name, ranges.share(name, getattr(self, name)))
+        for name, low in _INTEGERS.items():
+            self._set(name, integer(name, getattr(self, name), low, MAX_INT))
+        for name, (least, most) in _NUMBERS.items():
+            self._set(name, ranges.between(name, getattr(self, name), least, most))
+        if self.mirostat_tau is not None:
+            tau = ranges.number("mirostat_tau", self.mirostat_tau)
+            if not 0 < tau <= 100:
+                raise out_of_range("mirostat_tau", tau, "bits above 0 and at most 100, or None")
+            self._set("mirostat_tau", tau)
+        for name, most in (("seed", 2**64 - 1), ("logprobs", MAX_TOP_LOGPROBS)):
+            if getattr(self, name) is not None:
+                self._set(name, integer(name, getattr(self, name), 0, most))
+        if self.n is not None:
+            self._set("n", integer("n", self.n, 1, MAX_SAMPLES))
+
+    def _check_rules(self) -> None:
+        """Check what changes the logits."""
+        self._set("dry_breakers", ranges.strings_or_ids("dry_breakers", self.dry_breakers))
+        self._set("logit_bias", ranges.biases("logit_bias", self.logit_bias))
+        self._set("bad_tokens", ranges.id_sequences("bad_tokens", self.bad_tokens))
+        self._set("forced_tokens", ranges.ids("forced_tokens", self.forced_tokens))
+        given = self.logits_processor
+        processors = () if given is None else (given,) if callable(given) else given
+        if not isinstance(processors, Sequence) or not all(map(callable, processors)):
+            raise out_of_range("logits_processor", given, "a function, several of them, or None")
+        self._set("logits_processor", tuple(processors))
+
+    def _check_ends(self) -> None:
+        """Check what ends the text."""
+        if self.max_new_tokens is not None:
+            self._set("max_new_tokens", integer("max_new_tokens", self.max_new_tokens, 1, MAX_INT))
+        self._set("min_new_tokens", integer("min_new_tokens", self.min_new_tokens, 0, MAX_INT))
+        self._set("stop", ranges.strings("stop", self.stop))
+        self._set("stop_tokens", ranges.ids("stop_tokens", self.stop_tokens))
+        ranges.flag("ignore_eot", self.ignore_eot)
         if self.deadline is not None:
-            self._set("deadline", number("deadline", self.deadline))
+            self._set("deadline", ranges.number("deadline", self.deadline))
             if not self.deadline > 0:
-                raise _out_of_range("deadline", self.deadline, "seconds above 0, or None")
+                raise out_of_range("deadline", self.deadline, "seconds above 0, or None")
         if self.cancel is not None and not isinstance(self.cancel, CancelFlag):
-            raise _out_of_range("cancel", self.cancel, "a gpt2fast.CancelFlag, or None")
+            raise out_of_range("cancel", self.cancel, "a gpt2fast.CancelFlag, or None")
         if self.overflow != "error":
-            raise _out_of_range("overflow", self.overflow, "'error'")
+            raise out_of_range("overflow", self.overflow, "'error'")
+
+    def _check_together(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.mirostat_tau is not None:
+            if self.temperature == 0:
+                raise out_of_range("temperature", 0, "above 0, as mirostat_tau is given")
+            for name, without in _WITHOUT.items():
+                if getattr(self, name) != without:
+                    allowed = f"{without:g}, as mirostat_tau is given"
+                    raise out_of_range(name, getattr(self, name), allowed)
+        if self.max_new_tokens is not None:
+            allowed = f"at most {self.max_new_tokens}, as max_new_tokens is"
+            if self.min_new_tokens > self.max_new_tokens:
+                raise out_of_range("min_new_tokens", self.min_new_tokens, allowed)
+            if len(self.forced_tokens) > self.max_new_tokens:
+                raise out_of_range("forced_tokens", self.forced_tokens, f"{allowed} ids")
+        for token in self.forced_tokens:
+            if (token,) in self.bad_tokens:
+                raise out_of_range("forced_tokens", token, "ids that are not in bad_tokens")
+
+    def check_single(self, why: str) -> None:
+        """Raise ValueError if several texts are asked for."""
+        if self.n is not None:
+            raise out_of_range("n", self.n, f"None, as {why}")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
-
-
-def _out_of_range(name: str, value: object, allowed: str) -> ValueError:
-    got = repr(value)
-    return ValueError(
-        f"{name} is {got if len(got) <= 60 else got[:57] + '...'}; allowed: {allowed}"
-    )
-
-
-def integer(name: str, value: object, low: int, high: int) -> int:
-    """Return the value as an int; raise ValueError unless it is an integer from low to high."""
-    allowed = f"an integer from {low} to {high}"
-    if isinstance(value, bool):
-        raise _out_of_range(name, value, allowed)
-    try:
-        result = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise _out_of_range(name, value, allowed) from None
-    if not low <= result <= high:
-        raise _out_of_range(name, value, allowed)
-    return result
-
-
-def number(name: str, value: object) -> float:
-    """Return the value as a float; raise ValueError unless it is a finite number."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise _out_of_range(name, value, "a finite number")
-    try:
-        result = float(value)
-    except (TypeError, ValueError, OverflowError):
-        result = math.nan
-    if not math.isfinite(result):
-        raise _out_of_range(name, value, "a finite number")
-    return result
-
-
-def _strings(name: str, value: object) -> tuple[str, ...]:
-    strings = (value,) if isinstance(value, str) else value
-    allowed = "a string, or strings, none empty"
-    if not isinstance(strings, Sequence) or isinstance(strings, (bytes, bytearray)):
-        raise _out_of_range(name, value, allowed)
-    if not all(isinstance(string, str) and string for string in strings):
-        raise _out_of_range(name, value, allowed)
-    return tuple(strings)
-
-
-def _ids(name: str, value: object) -> tuple[int, ...]:
-    if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__iter__"):
-        raise _out_of_range(name, value, "token ids")
-    return tuple(integer(name, token, 0, 2**31 - 1) for token in value)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from gpt2fast.completion import Completion
 from gpt2fast.engine import Engine
 from gpt2fast.exclusive import Exclusive
-from gpt2fast.generation import Writing, complete, fresh_seed
+from gpt2fast.generation import Writing, complete
+from gpt2fast.plan import Plan
 from gpt2fast.sampling import GenerateOptions, Options
 from gpt2fast.stream import Stream
 
@@ -95,7 +96,7 @@ class Session:
         with self._alone():
             writing = self._begin(chosen)
             try:
-                return complete(self._engine, [writing], chosen)[0]
+                return complete(writing.plan, [writing])[0]
             finally:
                 self._tokens += writing.drawn
 
@@ -134,15 +135,9 @@ class Session:
 
     def _begin(self, options: Options) -> Writing:
         self._check_begun()
-        seed = fresh_seed() if options.seed is None else options.seed
-        return Writing(
-            self._engine,
-            list(self._tokens),
-            options,
-            seed,
-            cache=self._cache,
-            logits=self._logits,
-        )
+        options.check_single("a session goes on with one text: fork it")
+        plan = Plan(self._engine, options)
+        return Writing(plan, list(self._tokens), cache=self._cache, logits=self._logits)
 
     def _end_stream(self) -> None:
         """Forget what the stream drew but did not hand out."""

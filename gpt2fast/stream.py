@@ -31,10 +31,11 @@ class Stream(Iterator[Chunk]):
         self._writing = writing
         self._on_token, self._on_end = on_token, on_end
         self._alone = Exclusive("the stream is in use by another thread or signal handler")
-        self._core = writing.engine.core  # until it ends, whoever closes the model
-        self._workspace = Workspace(writing.engine.config.n_vocab)
+        engine = writing.plan.engine
+        self._core = engine.core  # until it ends, whoever closes the model
+        self._workspace = Workspace(engine.config.n_vocab)
         self._sequence = writing.start(self._core)
-        seconds = writing.options.deadline
+        seconds = writing.plan.options.deadline
         self._deadline = now() + seconds if seconds else 0.0
         self._decoder = StreamDecoder()
         self._n_tokens = 0  # handed out
@@ -43,6 +44,7 @@ class Stream(Iterator[Chunk]):
         self._texts: list[str] = []
         self._reason: FinishReason | None = None
         self._completion: Completion | None = None
+        self._error: Exception | None = None
         self._closed = False
 
     def __next__(self) -> Chunk:
@@ -51,7 +53,7 @@ class Stream(Iterator[Chunk]):
                 raise StopIteration
             try:
                 if self._n_tokens == self._drawn and self._sequence.finish_reason is None:
-                    self._run()
+                    self._go_on()
                 chunk = self._chunk()
             except BaseException:
                 self._end()
@@ -66,25 +68,39 @@ class Stream(Iterator[Chunk]):
     def _drawn(self) -> int:
         return self._sequence.n_tokens - len(self._writing.prompt)
 
+    def _go_on(self) -> None:
+        """Draw one token at least; what then fails is raised when that was handed out."""
+        if self._error is not None:
+            raise self._error
+        try:
+            self._run()
+        except Exception as error:
+            if self._n_tokens == self._drawn:
+                raise
+            self._error = error
+
     def _run(self) -> None:
-        engine = self._writing.engine
+        plan = self._writing.plan
         run(
             self._core,
             [self._sequence],
             self._workspace,
-            threads=engine.threads,
-            prompt_threads=engine.prompt_threads,
+            threads=plan.engine.threads,
+            prompt_threads=plan.engine.prompt_threads,
             seconds=SECONDS if self._n_tokens else 0.0,
-            cancel=self._writing.options.cancel,
+            cancel=plan.options.cancel,
             deadline=self._deadline,
         )
 
     def _chunk(self) -> Chunk:
         """Return the next token drawn, or the end that came from outside."""
         writing = self._writing
-        token = None
+        token = logprob = top = None
         if self._n_tokens < self._drawn:
             token = writing.new_token(self._n_tokens)
+            found = writing.logprob(self._n_tokens)
+            if found is not None:
+                logprob, top = found.logprob, found.top
             self._n_tokens += 1
             self._data += writing.bytes_of(token)
             if self._on_token is not None:
@@ -99,7 +115,7 @@ class Stream(Iterator[Chunk]):
         self._shown = visible
         if reason is not None:
             text += self._decoder.finish()
-        return Chunk(text, token, None, reason)
+        return Chunk(text, token, logprob, reason, top)
 
     @property
     def completion(self) -> Completion:
@@ -130,8 +146,9 @@ class Stream(Iterator[Chunk]):
                 writing.drawn[: self._n_tokens],
                 self._reason or "cancelled",
                 writing.prompt,
-                writing.seed,
+                writing.plan.seed,
                 Timings(*self._sequence.seconds),
+                writing.logprobs(self._n_tokens),
             )
             writing.release()
             del self._core

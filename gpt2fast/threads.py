@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gpt2fast.sampling import integer
+from gpt2fast.ranges import integer
 
 MAX_THREADS = 256  # what the core takes: kMaxThreads of csrc/thread_pool.h
 

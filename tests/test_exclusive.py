@@ -12,6 +12,7 @@ import pytest
 import gpt2fast
 from gpt2fast import generation, session
 from gpt2fast._generate import Sequence, Workspace, run
+from gpt2fast.plan import Plan
 from gpt2fast.sampling import Options
 
 PROMPT = [5, 6, 7]
@@ -57,7 +58,8 @@ def test_threads_share_a_stream(model: gpt2fast.Model) -> None:
 def test_threads_share_a_sequence(model: gpt2fast.Model) -> None:
     """Catches two native loops that write one text, or through the same scratch buffers."""
     core = model._engine.core
-    writing = generation.Writing(model._engine, PROMPT, Options(max_new_tokens=500), 1)
+    options = Options(max_new_tokens=500, seed=1)
+    writing = generation.Writing(Plan(model._engine, options), PROMPT)
     text, workspace = writing.start(core), Workspace(model.config.n_vocab)
     refused = []
 

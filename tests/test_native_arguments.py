@@ -7,10 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import gpt2fast
 from gpt2fast import _core
-from gpt2fast._generate import Sequence, StopStrings, Workspace, filtered, run, sample, scan
+from gpt2fast._generate import (
+    Rules,
+    Sequence,
+    StopStrings,
+    Workspace,
+    adjusted,
+    filtered,
+    run,
+    sample,
+    scan,
+)
 
 OFFSETS = np.array([0, 1, 3], np.uint32).tobytes()
 ROW = np.zeros(20, np.float32)
@@ -36,6 +47,11 @@ def model() -> Iterator[gpt2fast.Model]:
         {"min_p": -0.1},
         {"min_p": np.nan},
         {"min_p": 2},
+        {"typical_p": 0},
+        {"typical_p": np.nan},
+        {"mirostat_tau": -1},
+        {"mirostat_tau": np.inf},
+        {"mirostat_tau": np.nan},
     ],
 )
 def test_filters_out_of_range(model: gpt2fast.Model, filters: dict[str, Any]) -> None:
@@ -57,6 +73,8 @@ def test_rows_and_workspaces_that_do_not_fit() -> None:
     for n_vocab in (0, -1):
         with pytest.raises(ValueError, match="one token at least"):
             Workspace(n_vocab)
+    with pytest.raises(TypeError, match="not a filter: topk"):
+        filtered(ROW, topk=1)
     none: Any = None
     for call in (lambda: filtered(none), lambda: sample(none, 0), lambda: scan(none, [1])):
         with pytest.raises(TypeError):
@@ -101,6 +119,96 @@ def text(model: gpt2fast.Model, n_prompt: int = 3, **changes: Any) -> Sequence:
     }
     cache = _core.Cache(model._engine.core)
     return Sequence(cache, n_prompt=n_prompt, **values)
+
+
+def rules(n_vocab: int = 20, **changes: Any) -> Rules:
+    """Rules that do nothing, but for the changes."""
+    none = np.zeros(0, np.int32)
+    values: dict[str, Any] = {
+        "bias_tokens": none,
+        "biases": np.zeros(0, np.float32),
+        "repetition_penalty": 1,
+        **dict.fromkeys(("presence_penalty", "frequency_penalty", "dry_multiplier"), 0),
+        **dict.fromkeys(("penalty_window", "no_repeat_ngram", "min_new_tokens"), 0),
+        **dict.fromkeys(("dry_base", "dry_allowed_length"), 1),
+        "dry_breakers": np.zeros(0, np.uint8),
+        "bad_tokens": none,
+        "bad_starts": np.zeros(1, np.int32),
+        "forced_tokens": none,
+        **changes,
+    }
+    return Rules(n_vocab, **values)
+
+
+def ids(*tokens: int) -> NDArray[np.int32]:
+    return np.array(tokens, np.int32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bias_tokens": ids(1)},
+        {"bias_tokens": ids(20), "biases": np.zeros(1, np.float32)},
+        {"bias_tokens": ids(-1), "biases": np.zeros(1, np.float32)},
+        {"bias_tokens": ids(1), "biases": np.array([np.nan], np.float32)},
+        {"bias_tokens": ids(1), "biases": np.array([np.inf], np.float32)},
+        {"forced_tokens": ids(20)},
+        {"bad_tokens": ids(1, -1), "bad_starts": ids(0, 2)},
+        {"bad_tokens": ids(1, 2), "bad_starts": ids()},
+        {"bad_tokens": ids(1, 2), "bad_starts": ids(1, 2)},
+        {"bad_tokens": ids(1, 2), "bad_starts": ids(0, 0)},
+        {"bad_tokens": ids(1, 2), "bad_starts": ids(0, 3)},
+        {"bad_tokens": ids(1, 2), "bad_starts": ids(0, 2, 1)},
+        {"dry_breakers": np.zeros(19, np.uint8)},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": np.nan},
+        {"presence_penalty": np.inf},
+        {"frequency_penalty": np.nan},
+        {"dry_multiplier": np.nan},
+        {"dry_base": 0.5},
+        {"dry_allowed_length": 0},
+        {"penalty_window": -1},
+        {"no_repeat_ngram": -1},
+        {"min_new_tokens": -1},
+    ],
+)
+def test_rules_that_lead_astray(changes: dict[str, Any]) -> None:
+    """Catches ids read or written outside a row, and penalties that make NaN."""
+    with pytest.raises(ValueError, match=r"range|vocabulary|negative|length|bad_starts"):
+        rules(**changes)
+
+
+def test_rules_meet_tokens_they_do_not_know(model: gpt2fast.Model) -> None:
+    """Catches counts kept outside the row, and rules of another vocabulary."""
+    every = {"repetition_penalty": 2, "dry_multiplier": 1, "no_repeat_ngram": 1}
+    strange = ids(2**31 - 1, -1, 20, 3, 20, 3, -(2**31))
+    found = adjusted(ROW, rules(**every), strange, 0, ids(-5, 20))
+    assert found == [-np.inf if token == 3 else 0 for token in range(20)]
+    with pytest.raises(ValueError, match="do not fit"):
+        adjusted(ROW[1:], rules(), strange, 0, ids())
+    with pytest.raises(ValueError, match="larger vocabulary"):
+        text(model, rules=rules(model.config.n_vocab + 1))
+    short = text(model, rules=rules(20))
+    options: dict[str, Any] = {"threads": 1, "prompt_threads": 1, "seconds": 0.0}
+    with pytest.raises(ValueError, match="not those of a vocabulary"):
+        run(model._engine.core, [short], Workspace(model.config.n_vocab), **options)
+    with pytest.raises(ValueError, match="comes with rules"):
+        text(model, processor=print)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens", "tops"),
+    [((4,), (5, 2), (5, 2)), ((5,), (4, 2), (5, 2)), ((5,), (5, 2), (5, 1)), ((5,), None, (5, 2))],
+)
+def test_reports_that_do_not_fit(model: gpt2fast.Model, shape: Any, tokens: Any, tops: Any) -> None:
+    """Catches log-probabilities written beyond their arrays."""
+    with pytest.raises(ValueError, match="logprobs"):
+        text(
+            model,
+            logprobs=np.zeros(shape, np.float32),
+            top_tokens=None if tokens is None else np.zeros(tokens, np.int32),
+            top_logprobs=np.zeros(tops, np.float32),
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""What the texts of a call have in common: its options, made ready for the native loop."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.ranges import integer
+from gpt2fast.rules import Processing, native_rules
+from gpt2fast.sampling import LogitsProcessor, Options
+
+if TYPE_CHECKING:
+    from gpt2fast.engine import Engine
+
+
+class Plan:
+    """The options of a call, checked against the model."""
+
+    def __init__(self, engine: Engine, options: Options) -> None:
+        """Raise ValueError for what the model does not have; allocate nothing for a text yet."""
+        self.engine, self.options = engine, options
+        self.seed = fresh_seed() if options.seed is None else options.seed
+        n_vocab = engine.config.n_vocab
+        eot = None if options.ignore_eot else engine.eot
+        stop_tokens = [*options.stop_tokens] + ([] if eot is None else [eot])
+        for token in stop_tokens:
+            integer("stop_tokens", token, 0, n_vocab - 1)
+        self.stop_tokens = frozenset(stop_tokens)
+        self.stops = engine.stop_strings(options.stop)
+        self.rules = native_rules(engine, options)
+        processors: Any = options.logits_processor  # a tuple, as Options leaves it
+        self._processors: tuple[LogitsProcessor, ...] = processors
+        if options.logprobs is not None:
+            integer("logprobs", options.logprobs, 0, n_vocab)
+        self.tokenizer = engine.tokenizer if engine.has_tokenizer else None
+
+    def native(self, tokens: NDArray[np.int32]) -> dict[str, Any]:
+        """Return how the native sequence that writes to `tokens` draws, and where it stops."""
+        options = self.options
+        return {
+            "stop_tokens": np.array(sorted(self.stop_tokens), np.int32),
+            "stops": self.stops,
+            "temperature": options.temperature,
+            "top_k": options.top_k,
+            "top_p": options.top_p,
+            "min_p": options.min_p,
+            "typical_p": options.typical_p,
+            "mirostat_tau": options.mirostat_tau or 0.0,
+            "mirostat_eta": options.mirostat_eta,
+            "seed": self.seed,
+            "rules": self.rules,
+            "processor": Processing(self._processors, tokens) if self._processors else None,
+        }
+
+    def report(self, room: int) -> dict[str, Any]:
+        """Return where the log-probabilities of a text go; nothing if they are not asked for."""
+        n_top = self.options.logprobs
+        if n_top is None:
+            return {}
+        return {
+            "logprobs": np.zeros(room, np.float32),
+            "top_tokens": np.zeros((room, n_top), np.int32),
+            "top_logprobs": np.zeros((room, n_top), np.float32),
+        }
+
+
+def fresh_seed() -> int:
+    """Return a seed from the operating system."""
+    return int.from_bytes(os.urandom(8), "little")
