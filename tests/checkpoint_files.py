@@ -83,8 +83,8 @@ def write_checkpoint(
     return directory
 
 
-def write_tokenizer(directory: Path, n_tokens: int = 257) -> None:
-    """Write vocab.json and merges.txt: the 256 bytes, then made-up merges, <|endoftext|> last."""
+def byte_level_vocabulary(n_tokens: int = 257) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return tokens and merges: the 256 bytes, then made-up merges, <|endoftext|> last."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
@@ -92,10 +92,15 @@ def write_tokenizer(directory: Path, n_tokens: int = 257) -> None:
     tokens = [letters[byte] for byte in [*printable, *rest]]
     merges = []
     for i in range(n_tokens - 257):
-        pair = (tokens[i % 94], tokens[i // 94])
-        merges.append(" ".join(pair))
-        tokens.append("".join(pair))
-    vocab = {token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}
+        merges.append((tokens[i % 94], tokens[i // 94]))
+        tokens.append("".join(merges[-1]))
+    return [*tokens, "<|endoftext|>"], merges
+
+
+def write_tokenizer(directory: Path, n_tokens: int = 257) -> None:
+    """Write vocab.json and merges.txt of `byte_level_vocabulary`."""
+    tokens, merges = byte_level_vocabulary(n_tokens)
+    vocab = {token: i for i, token in enumerate(tokens)}
     (directory / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    lines = ["#version: 0.2", *merges]
+    lines = ["#version: 0.2", *map(" ".join, merges)]
     (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -140,7 +140,7 @@ class GGUFTokenizer:
         for rank, raw in enumerate(self._merges):
             what = f"{_MERGES}[{rank}]"
             pair = decoded(raw, self._path, what).split(" ")
-            if len(pair) != 2 or not all(pair):
+            if len(pair) != 2:
                 self._fail(f"{what} is {quote(raw)}, not two tokens")
             pairs.append(pair)
         return pairs
