@@ -39,17 +39,17 @@ def ask(repo: str, revision: str, access: Access) -> HubModel:
             timeout=hub.constants.HF_HUB_ETAG_TIMEOUT,
         )
         commit = info.sha
-        known = {file.rfilename: file for file in info.siblings}
         if not COMMIT.fullmatch(commit):
             raise ValueError("no commit")
-    files = []
-    for name in needed(repo, known):
-        file = known[name]
-        content = file.lfs["sha256"] if file.lfs else file.blob_id
-        # A mirror may know no more than names; then every commit counts as another content.
-        size = -1 if file.size is None else file.size
-        files.append(HubFile(name, str(content or f"commit {commit}"), size))
-    return HubModel(repo, revision, commit, tuple(files))
+        files = {file.rfilename: _described(file, commit) for file in info.siblings}
+    return HubModel(repo, revision, commit, tuple(files[name] for name in needed(repo, files)))
+
+
+def _described(file: Any, commit: str) -> HubFile:
+    content = file.lfs["sha256"] if file.lfs else file.blob_id
+    # A mirror may know no more than names; then every commit counts as another content.
+    size = -1 if file.size is None else int(file.size)
+    return HubFile(file.rfilename, str(content or f"commit {commit}"), size)
 
 
 def downloaded(repo: str, revision: str) -> HubModel | None:

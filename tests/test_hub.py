@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ import gpt2fast
 from gpt2fast import cli, loading
 from gpt2fast.cached_models import cached_models
 from gpt2fast.checkpoints.packed import PackedModel
+from gpt2fast.cli_terminal import ProgressLine
 from gpt2fast.config import CheckpointError, Config
 from gpt2fast.convert import convert
 from gpt2fast.hub import SHORT_NAMES, Access, hub_id, needed
@@ -307,6 +309,34 @@ def test_changed_model(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> Non
     assert {model.state for model in cached_models(tmp_path / "cache")} == {"current"}
 
 
+def test_two_threads(hub: Hub) -> None:
+    """Catches a model that is downloaded or packed once for each thread that asks for it."""
+    with ThreadPoolExecutor(2) as pool:
+        results = [future.result() for future in [pool.submit(load), pool.submit(load)]]
+    assert results[0][0].path == results[1][0].path
+    assert sorted(seen.packed for _, seen in results) == [False, True]
+    assert len([path for _, path, _ in hub.requests if path.startswith("/lfs/")]) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "{}",
+        "[]",
+        '{"id": "a/b", "sha": null, "siblings": []}',
+        '{"id": "a/b", "sha": "main", "siblings": []}',
+        '{"id": "a/b", "sha": "%s"}',
+        '{"id": "a/b", "sha": "%s", "siblings": [3]}',
+        '{"id": "a/b", "sha": "%s", "siblings": [{"rfilename": "x", "size": "much"}]}',
+    ],
+)
+def test_strange_answers(answer: str, hub: Hub) -> None:
+    """Catches an answer that is believed, or ends in an error of Python's."""
+    hub.answer = (200, answer.replace("%s", "0" * 40))
+    with pytest.raises(OSError, match="does not answer as the Hub does"):
+        load()
+
+
 def test_mirror_that_knows_only_names(hub: Hub, files: dict[str, bytes]) -> None:
     """Catches a mirror without hashes whose new version is not noticed."""
     hub.blobs = False
@@ -442,6 +472,18 @@ def test_progress_that_raises(error: BaseException, hub: Hub, tmp_path: Path) ->
         load_packed(REPO, progress=stop)
     assert caught.value is error
     assert hub.requests and not list(tmp_path.glob("cache/*.safetensors"))
+
+
+def test_progress_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches stages that overwrite each other, and one that is named although nothing happens."""
+    line = ProgressLine("loading")
+    for stage, steps in (("getting", (0, 1, 2, 2)), ("waiting", ()), ("packing", (1, 4))):
+        line.stage(stage)
+        for step in steps:
+            line(step, 4)
+    parts = ["\rgetting:   0%", "\rgetting:  25%", "\rgetting:  50%", "\n"]
+    parts += ["\rpacking:  25%", "\rpacking: 100%\n"]
+    assert capsys.readouterr().err == "".join(parts)
 
 
 def test_command_line(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
