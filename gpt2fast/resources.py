@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from gpt2fast.cache import cache_directory
+from gpt2fast.cache import cache_directory, cache_path
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.packed import open_packed
 from gpt2fast.engine import check_cache_dtype, default_cache_dtype
-from gpt2fast.hub import Access
+from gpt2fast.hub import Access, HubModel
 from gpt2fast.memory import PAGE, cache_bytes, workspace_bytes
 from gpt2fast.packing import Packing, check_dtype
 from gpt2fast.ranges import integer
-from gpt2fast.sources import Source, download, is_packed, local_path, on_hub
+from gpt2fast.sources import Source, download, is_packed, local_path, on_hub, open_downloaded
 from gpt2fast.threads import thread_count
 
 
@@ -62,10 +63,9 @@ def estimate(
         check_dtype(dtype)
     check_cache_dtype(cache_dtype)
     n_threads = thread_count(threads)
-    path = local_path(source)
+    path, found = local_path(source), None
     if path is None:
-        access = Access(local_files_only=True)
-        path = download(on_hub(source, access, cache_directory()), access, None)
+        path, found = _of_hub(source, dtype or "int8")
     if is_packed(path):
         model = open_packed(path)  # maps it, and reads the header
         if dtype not in (None, model.dtype):
@@ -77,7 +77,7 @@ def estimate(
         model.close()
     else:
         dtype = dtype or "int8"
-        with open_checkpoint(path) as checkpoint:
+        with open_downloaded(found, path) if found else open_checkpoint(path) as checkpoint:
             packing = Packing(checkpoint, dtype, None)
             config, weights = checkpoint.config, packing.nbytes
             file = len(packing.header()) + weights
@@ -92,3 +92,11 @@ def estimate(
         cache_per_token=cache_bytes(config, cache_dtype, PAGE) // PAGE,
         workspace=workspace_bytes(config, dtype, n_threads),
     )
+
+
+def _of_hub(source: Source, dtype: str) -> tuple[Path, HubModel]:
+    """Return what is here of a model of the Hub: converted, or as downloaded."""
+    access, directory = Access(local_files_only=True), cache_directory()
+    found = on_hub(source, access, directory)
+    converted = cache_path(found.name, dtype, found.identity(), directory)
+    return converted if converted.exists() else download(found, access, None), found

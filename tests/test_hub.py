@@ -499,3 +499,18 @@ def test_command_line(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     assert out == "" and len(err.splitlines()) == 1 and "has no revision 'v9'" in err
     assert cli.main(["convert", REPO, "p.safetensors", "--revision", "main", "--quiet"]) == 0
     assert Path("p.safetensors").exists()
+
+
+def test_estimate(hub: Hub, tmp_path: Path) -> None:
+    """Catches an estimate that downloads, or that differs from what load then takes."""
+    with pytest.raises(FileNotFoundError, match="was not downloaded before"):
+        gpt2fast.estimate(REPO)
+    model = load()[0]
+    assert model.path is not None
+    hub.requests.clear()
+    converted = gpt2fast.estimate(REPO)
+    assert (converted.file, converted.weights) == (model.path.stat().st_size, model.nbytes)
+    model.path.unlink()
+    assert gpt2fast.estimate(REPO) == converted
+    assert gpt2fast.estimate(REPO, dtype="float32").weights > converted.weights
+    assert not hub.requests and not list(tmp_path.glob("cache/*.safetensors"))

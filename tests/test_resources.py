@@ -38,11 +38,11 @@ def make(directory: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
     return source
 
 
-def sparse(path: Path, dtype: str = "float32") -> Path:
+def sparse(path: Path, dtype: str = "float32", config: Config = XL) -> Path:
     """Write a packed 1.5B that takes no disk: a header, and a hole."""
-    entries = layout(XL, dtype, {})
+    entries = layout(config, dtype, {})
     receipt = Receipt("none", (), dtype, {})
-    header = encode_packed_header(XL, dtype, "xl", entries, "0" * 64, receipt)
+    header = encode_packed_header(config, dtype, "xl", entries, "0" * 64, receipt)
     with open(path, "wb") as file:
         file.write(header)
         file.truncate(len(header) + max(entry.stored.end for entry in entries.values()))
@@ -98,10 +98,28 @@ def test_estimate_reads_headers_only(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 2
 
 
-def test_estimate_of_the_published_sizes() -> None:
-    """Catches a 1.5B of int8 above 1.63 GB, or one beyond what 2 GB of memory hold."""
-    weights = max(entry.stored.end for entry in layout(XL, "int8", {}).values())
-    assert weights < 1_630_000_000 - 4_000_000  # less header and tokenizer
+LOADED = """
+import sys, gpt2fast
+def peak():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM:")]
+    return 1024 * int(line.split()[1])
+gpt2fast.load().close()
+before = peak()
+for i in range(5):
+    model = gpt2fast.load(sys.argv[1] + str(i))
+    assert model.memory.weights == gpt2fast.estimate(sys.argv[1] + str(i)).weights
+print(peak() - before)
+"""
+
+
+@linux_only
+def test_published_sizes(tmp_path: Path) -> None:
+    """Catches a 1.5B of int8 above 1.63 GB, and a load that takes memory for the weights."""
+    for i, (n_layer, n_head) in enumerate(((6, 12), (12, 12), (24, 16), (36, 20), (48, 25))):
+        config = Config(n_layer, n_head, 64 * n_head, 1024, 50257, 256 * n_head)
+        path = sparse(tmp_path / str(i), "int8", config)
+    assert path.stat().st_size < 1_630_000_000 - 3_000_000  # less the tokenizer
+    assert int(output(LOADED, f"{tmp_path}/")) < 8_000_000
 
 
 @pytest.mark.parametrize(
@@ -349,7 +367,7 @@ def test_no_room(tmp_path: Path) -> None:
     ]
 
 
-def output(code: str, path: Path) -> str:
+def output(code: str, path: Path | str) -> str:
     """Return what a program prints that gets a path."""
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
