@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,29 @@ def test_quantized_by_the_gguf_package(quantization: str, tmp_path: Path) -> Non
             found = checkpoint.read(name)
             assert found.dtype == np.float32 and found.shape == checkpoint.shape(name)
             assert np.array_equal(found, expected)
+
+
+def test_quantized_by_llama_cpp(tmp_path: Path) -> None:
+    """Catches what only the real quantizer does: Q4_K, Q6_K and, where a row is short, Q8_0.
+
+    The file is one layer of 256 (n_inner 288) as llama-quantize wrote it for Q4_K_M, the digest
+    that of the gguf package's values of all tensors, in order of their names.
+    """
+    packed = Path(__file__).parent / "data" / "gguf" / "q4_k_m.gguf.xz"
+    path = tmp_path / "q4_k_m.gguf"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    digest = hashlib.sha256()
+    checkpoint = GGUFCheckpoint(path)
+    with checkpoint:
+        places = {tensor.name: name for name, tensor in checkpoint._places.items()}
+        for _, name in sorted(places.items()):
+            values = checkpoint.read(name)
+            digest.update((values.T if name.startswith("h.") else values).tobytes())
+        assert {tensor.kind.name for tensor in checkpoint._places.values()} == {
+            "F32", "Q4_K", "Q6_K", "Q8_0",
+        }  # fmt: skip
+        assert pack(checkpoint).config.eot == N_ROWS - 1
+    assert digest.hexdigest().startswith("cbf51ee22d5c6181026dd027a79dd5cb")
 
 
 def stored_values(path: Path) -> dict[str, NDArray[np.float32]]:
