@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow_files
 from checkpoint_files import hf_config, random_tensors, write_checkpoint, write_tokenizer
+from gguf_files import small_file
 from packed_files import FIXTURES
+from torch_save_files import torch_file
 
 import gpt2fast
 from gpt2fast import loading
@@ -68,6 +72,28 @@ def test_estimate_is_exact(dtype: str, tokenizer: bool, tmp_path: Path) -> None:
         )
         assert before.workspace == gpt2fast.estimate(path, threads=model.threads).workspace
         assert before.memory == memory.weights + memory.cache + memory.workspace
+
+
+@pytest.mark.parametrize("kind", ["gguf", "bin", "legacy bin", "tensorflow"])
+def test_estimate_for_every_reader(kind: str, tmp_path: Path) -> None:
+    """Catches a source that load takes and estimate does not, or not exactly."""
+    source = tmp_path / "source"
+    config = hf_config(n_inner=None)
+    tensors = random_tensors(Config.from_huggingface(config).tensor_shapes())
+    if kind == "gguf":
+        source.write_bytes(small_file().bytes())
+    elif kind == "tensorflow":
+        hparams = {key: config[key] for key in ("n_embd", "n_head", "n_layer")}
+        hparams |= {"n_ctx": config["n_positions"], "n_vocab": config["vocab_size"]}
+        tensorflow_files.write(source, hparams, tensorflow_files.openai_names(tensors))
+    else:
+        source.mkdir()
+        (source / "config.json").write_text(json.dumps(config))
+        content = torch_file(tensors, legacy=kind == "legacy bin")
+        (source / "pytorch_model.bin").write_bytes(content)
+    found = gpt2fast.estimate(source)
+    gpt2fast.convert(source, tmp_path / "packed.safetensors")
+    assert found == gpt2fast.estimate(tmp_path / "packed.safetensors")
 
 
 @pytest.mark.parametrize("cache_dtype", ["float16", "float32"])
