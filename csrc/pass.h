@@ -46,15 +46,15 @@ class Pass {
 
  private:
   void forward(int thread);
-  void embed();
-  void norm(const Norm& norm);
+  void embed(int thread);
+  void norm(const Norm& norm, int thread);
   void attention(int layer, int thread);
   void attend_prompt(int layer, const AttentionItem& item, int thread);
   void attend_step(int layer, const AttentionItem& item, int thread);
   void collect(int row);
   void head(int thread);
   void linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer = 0);
-  void record(int layer);
+  void record(int layer, int thread);
   bool keep_going(int layer, int thread);
   gpt2fast_status interrupted();
   void plan_attention();
