@@ -81,16 +81,18 @@ void Pass::attend_step(int layer, const AttentionItem& item, int thread) {
 }
 
 // A step's blocks are combined here; then the row becomes the projection's input.
-void Pass::collect(int row) {
+void Pass::collect(int row, int thread) {
   const int i = sequence_of_[static_cast<size_t>(row)];
   const Sequence& s = sequences_[static_cast<size_t>(i)];
   const int hd = c_.head_dim();
   float* attended = row_of(w_.attended, row);
-  if (s.n == 1)
+  if (s.n == 1) {
+    if (few_) attended = row_of(w_.own[static_cast<size_t>(thread)].attended, row);
     for (int head = 0; head < c_.n_head; ++head)
       k_.combine({partial_of(i, head, 0), static_cast<size_t>(partial_width(hd)),
                   s.position / kSpan + 1, hd, attended + head * hd});
-  k_.put(attended, row, quantized_, w_.narrow.rows);
+  }
+  k_.put(attended, row, quantized_, narrow(thread).rows);
 }
 
 void Pass::record(int layer, int thread) {
@@ -154,6 +156,7 @@ void Pass::plan_attention() {
 }
 
 gpt2fast_status Pass::run() {
+  few_ = rows_.size() <= kFew && !hidden_ && team_.threads() > 1;
   plan_attention();
   run_team(team_, [](void* self, int thread) { static_cast<Pass*>(self)->forward(thread); }, this);
   for (gpt2fast_status verdict : verdict_)
