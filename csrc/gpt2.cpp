@@ -8,62 +8,62 @@
 namespace gpt2fast {
 
 void Pass::forward(int thread) {
-  embed();
-  record(0);
+  embed(thread);
+  record(0, thread);
   for (int i = 0; i < c_.n_layer; ++i) {
     const Block& block = m_.h[static_cast<size_t>(i)];
-    norm(block.ln_1);
-    linear(block.c_attn, w_.narrow, thread, Store::qkv, i);
+    norm(block.ln_1, thread);
+    linear(block.c_attn, narrow(thread), thread, Store::qkv, i);
     attention(i, thread);
-    linear(block.attn_c_proj, w_.narrow, thread, Store::residual);
-    norm(block.ln_2);
-    linear(block.c_fc, w_.narrow, thread, Store::activation);
+    linear(block.attn_c_proj, narrow(thread), thread, Store::residual);
+    norm(block.ln_2, thread);
+    linear(block.c_fc, narrow(thread), thread, Store::activation);
     linear(block.mlp_c_proj, w_.inner, thread, Store::residual);
-    if (i + 1 < c_.n_layer) record(i + 1);
+    if (i + 1 < c_.n_layer) record(i + 1, thread);
     if (!keep_going(i, thread)) return;
   }
   head(thread);
 }
 
-void Pass::embed() {
-  team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
+void Pass::embed(int thread) {
+  team_.for_each(static_cast<int>(rows_.size()), thread, [&](int r) {
     const Row& row = rows_[static_cast<size_t>(r)];
     k_.embed[static_cast<int>(m_.dtype)](
         {m_.wte.bytes, m_.wpe, row.token, row.position, c_.n_embd, row_of(w_.x, r)});
   });
 }
 
-void Pass::norm(const Norm& norm) {
-  team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
+void Pass::norm(const Norm& norm, int thread) {
+  for_rows(thread, [&](int r) {
     k_.layer_norm({row_of(w_.x, r), norm.weight, norm.bias, c_.layer_norm_epsilon, c_.n_embd, r,
-                   w_.narrow.rows, quantized_, nullptr});
+                   narrow(thread).rows, quantized_, nullptr});
   });
 }
 
 // ln_f and the output head, for the rows asked for; every row is checked for NaN and infinity.
 void Pass::head(int thread) {
-  team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
+  for_rows(thread, [&](int r) {
     const int wanted = rows_[static_cast<size_t>(r)].wanted;
     if (!k_.finite(row_of(w_.x, r), static_cast<size_t>(c_.n_embd)))
       finite_.store(false, std::memory_order_relaxed);
     if (wanted < 0 && !hidden_) return;
     k_.layer_norm({row_of(w_.x, r), m_.ln_f.weight, m_.ln_f.bias, c_.layer_norm_epsilon, c_.n_embd,
-                   hidden_ ? r : wanted, w_.narrow.rows, quantized_,
+                   hidden_ ? r : wanted, narrow(thread).rows, quantized_,
                    hidden_ ? hidden_of(c_.n_layer, r) : nullptr});
   });
-  if (!logits_.empty()) linear({m_.lm_head, nullptr}, w_.narrow, thread, Store::output);
+  if (!logits_.empty()) linear({m_.lm_head, nullptr}, narrow(thread), thread, Store::output);
 }
 
 // Queries, keys and values are in place; the result enters the next layer's input.
 void Pass::attention(int layer, int thread) {
-  team_.for_each(static_cast<int>(items_.size()), [&](int i) {
+  team_.for_each(static_cast<int>(items_.size()), thread, [&](int i) {
     const AttentionItem& item = items_[static_cast<size_t>(i)];
     if (sequences_[static_cast<size_t>(item.sequence)].n > 1)
       attend_prompt(layer, item, thread);
     else
       attend_step(layer, item, thread);
   });
-  team_.for_each(static_cast<int>(rows_.size()), [&](int r) { collect(r); });
+  for_rows(thread, [&](int r) { collect(r, thread); });
 }
 
 float Config::attention_scale(int layer) const {

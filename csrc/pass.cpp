@@ -12,15 +12,15 @@ std::atomic<bool> stopping{false};
 
 }  // namespace
 
-// Pieces are runs of output blocks. Where there are too few to go round, and for a prompt's last
-// ones, which not every thread gets one of, they are cut into groups of rows as well.
+// Pieces are runs of output blocks for one group of rows. A prompt's rows are shared out among the
+// threads, each of which then finds them in its own caches from layer to layer; fewer rows share
+// their weights instead.
 void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer) {
   const int n = static_cast<int>(store == Store::output ? logits_.size() : rows_.size());
   const int n_blocks = blocks(l.weight.n_out), threads = team_.threads();
-  const int run = std::max(1, n_blocks / (16 * threads));
+  const int groups = std::clamp(n / 64, 1, threads);
+  const int run = std::max(1, n_blocks * groups / (16 * threads));
   const int runs = (n_blocks + run - 1) / run;
-  const int cut = threads == 1 || n < 96 ? 0 : runs < 4 * threads ? runs : runs % threads;
-  const int groups = cut == 0 ? 1 : std::min((4 * threads + cut - 1) / cut, n / 48);
   LinearCall call{};
   call.weights = l.weight.bytes;
   call.bias = l.bias;
@@ -41,16 +41,13 @@ void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, 
     call.cache_offset = sequences_[0].cache->layout().layer_bytes() * static_cast<size_t>(layer);
   }
   call.sums = w_.scratch[static_cast<size_t>(thread)].as<float>();
-  const int whole = runs - cut;
-  team_.for_each(whole + cut * groups, [&](int piece) {
+  team_.for_each(runs * groups, thread, [&](int piece) {
     LinearCall part = call;
-    const int i = piece < whole ? piece : whole + (piece - whole) / groups;
-    const int g = (piece - whole) % groups;
+    const int g = piece / runs, i = piece % runs;
     part.block_begin = i * run;
     part.block_end = std::min(part.block_begin + run, n_blocks);
-    part.row_begin = piece < whole ? 0 : static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
-    part.row_end =
-        piece < whole ? n : static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
+    part.row_begin = static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
+    part.row_end = static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
     k_.linear[static_cast<int>(m_.dtype)](part);
   });
 }
@@ -84,21 +81,23 @@ void Pass::attend_step(int layer, const AttentionItem& item, int thread) {
 }
 
 // A step's blocks are combined here; then the row becomes the projection's input.
-void Pass::collect(int row) {
+void Pass::collect(int row, int thread) {
   const int i = sequence_of_[static_cast<size_t>(row)];
   const Sequence& s = sequences_[static_cast<size_t>(i)];
   const int hd = c_.head_dim();
   float* attended = row_of(w_.attended, row);
-  if (s.n == 1)
+  if (s.n == 1) {
+    if (few_) attended = row_of(w_.own[static_cast<size_t>(thread)].attended, row);
     for (int head = 0; head < c_.n_head; ++head)
       k_.combine({partial_of(i, head, 0), static_cast<size_t>(partial_width(hd)),
                   s.position / kSpan + 1, hd, attended + head * hd});
-  k_.put(attended, row, quantized_, w_.narrow.rows);
+  }
+  k_.put(attended, row, quantized_, narrow(thread).rows);
 }
 
-void Pass::record(int layer) {
+void Pass::record(int layer, int thread) {
   if (!hidden_) return;
-  team_.for_each(static_cast<int>(rows_.size()), [&](int r) {
+  team_.for_each(static_cast<int>(rows_.size()), thread, [&](int r) {
     std::memcpy(hidden_of(layer, r), row_of(w_.x, r),
                 static_cast<size_t>(c_.n_embd) * sizeof(float));
   });
@@ -142,12 +141,12 @@ void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int 
   sequences_.push_back(std::move(sequence));
 }
 
-// The longest pieces first: they see the most positions.
+// In the order of rows, so that a thread's share is about the rows it has in its caches.
 void Pass::plan_attention() {
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const Sequence& s = sequences_[i];
     const int pieces = s.n > 1 ? (s.n + kQueryTile - 1) / kQueryTile : s.position / kSpan + 1;
-    for (int piece = pieces - 1; piece >= 0; --piece)
+    for (int piece = 0; piece < pieces; ++piece)
       for (int head = 0; head < c_.n_head; ++head) {
         const int begin = s.n > 1 ? piece * kQueryTile : piece;
         items_.push_back(
@@ -157,6 +156,7 @@ void Pass::plan_attention() {
 }
 
 gpt2fast_status Pass::run() {
+  few_ = rows_.size() <= kFew && !hidden_ && team_.threads() > 1;
   plan_attention();
   run_team(team_, [](void* self, int thread) { static_cast<Pass*>(self)->forward(thread); }, this);
   for (gpt2fast_status verdict : verdict_)

@@ -46,18 +46,30 @@ class Pass {
 
  private:
   void forward(int thread);
-  void embed();
-  void norm(const Norm& norm);
+  void embed(int thread);
+  void norm(const Norm& norm, int thread);
   void attention(int layer, int thread);
   void attend_prompt(int layer, const AttentionItem& item, int thread);
   void attend_step(int layer, const AttentionItem& item, int thread);
-  void collect(int row);
+  void collect(int row, int thread);
   void head(int thread);
   void linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer = 0);
-  void record(int layer);
+  void record(int layer, int thread);
   bool keep_going(int layer, int thread);
   gpt2fast_status interrupted();
   void plan_attention();
+
+  // A step's few rows are normalised and collected by every thread for itself: cheaper than one
+  // thread's work with a barrier and the transfer of its result.
+  template <class Function>
+  void for_rows(int thread, Function f) {
+    const int n = static_cast<int>(rows_.size());
+    if (!few_) return team_.for_each(n, thread, f);
+    for (int r = 0; r < n; ++r) f(r);
+  }
+  RowBuffer& narrow(int thread) {
+    return few_ ? w_.own[static_cast<size_t>(thread)].narrow : w_.narrow;
+  }
   float* row_of(const Buffer& b, int row) const {
     return b.as<float>() + static_cast<size_t>(row) * width(c_.n_embd);
   }
@@ -79,6 +91,7 @@ class Pass {
   float* hidden_;
   int hidden_rows_, hidden_first_;
   const bool quantized_;
+  bool few_ = false;
 
   std::vector<Row> rows_;
   std::vector<float*> logits_;  // of the rows asked for

@@ -25,7 +25,7 @@ void for_pieces(int threads, int pieces, Function f) {
       context.team,
       [](void* p, int thread) {
         auto& c = *static_cast<Context*>(p);
-        c.team.for_each(c.pieces, [&](int piece) { c.f(thread, piece); });
+        c.team.for_each(c.pieces, thread, [&](int piece) { c.f(thread, piece); });
       },
       &context);
 }

@@ -34,7 +34,7 @@ double time_team(int threads, Function f) {
       context.team,
       [](void* p, int thread) {
         auto& c = *static_cast<Context*>(p);
-        c.team.for_each(c.team.threads(), [](int) {});  // all are awake
+        c.team.for_each(c.team.threads(), thread, [](int) {});  // all are awake
         c.begin[static_cast<size_t>(thread)] = now();
         c.f(thread);
         c.end[static_cast<size_t>(thread)] = now();

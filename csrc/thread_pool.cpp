@@ -157,7 +157,6 @@ void Team::barrier() {
   const uint32_t generation = generation_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
     arrived_.store(0, std::memory_order_relaxed);
-    next_.store(0, std::memory_order_relaxed);
     // Sequentially consistent: notify_all() may skip the wake-up only if it sees that nobody
     // sleeps.
     generation_.store(generation + 1, std::memory_order_seq_cst);

@@ -52,12 +52,19 @@ struct RowBuffer {
   }
 };
 
+inline constexpr int kFew = 2;  // rows that every thread normalises for itself
+
 struct Workspace {
+  struct Own {  // a thread's copy of what is made of few rows
+    RowBuffer narrow;
+    Buffer attended;
+  };
   int rows = 0, threads = 0, spans = 0;
   Buffer x, q, attended;    // [rows][width(n_embd)]: residual stream, queries, attention's result
   RowBuffer narrow, inner;  // inputs of n_embd and of n_inner
   Buffer partials;          // of steps: [spans][n_head][blocks of 256][partial_width]
   std::vector<Buffer> scratch;  // per thread
+  std::vector<Own> own;         // per thread
 
   void resize(const Config& c, bool quantized, int new_rows, int new_threads, int new_spans) {
     const size_t row = static_cast<size_t>(new_rows) * width(c.n_embd) * sizeof(float);
@@ -69,6 +76,11 @@ struct Workspace {
     const size_t partial = partial_width(c.head_dim()) * sizeof(float);
     partials.resize(partial * span_blocks(c) * c.n_head * new_spans);
     scratch.resize(static_cast<size_t>(new_threads));
+    own.resize(static_cast<size_t>(new_threads));
+    for (Own& o : own) {
+      o.narrow.resize(kFew, c.n_embd, quantized);
+      o.attended.resize(kFew * static_cast<size_t>(width(c.n_embd)) * sizeof(float));
+    }
     for (Buffer& s : scratch) s.resize((sums(new_rows) + attention(c)) * sizeof(float));
     rows = new_rows;
     threads = new_threads;
