@@ -34,7 +34,7 @@ from gpt2fast.config import CheckpointError, quote
 MAX_INDEX = 8 << 20  # 1.5B with an optimizer's slots has 100 KB
 MAX_SHARDS = 256
 MAX_RANK = 8
-MAX_FIELDS = 32
+MAX_FIELDS = 16
 
 _VERSION = 1  # of the format, as TensorFlow counts it
 _DTYPES = {1: ("F32", 4), 14: ("BF16", 2), 19: ("F16", 2)}  # name, bytes

@@ -8,13 +8,13 @@ TensorFlow.
 
 OpenAI's `model/h0/attn/c_attn/w`, [1, n_in, n_out], is Hugging Face's `h.0.attn.c_attn.weight`,
 [n_in, n_out]. What an optimizer keeps (`model/wte/Adam`, `beta1_power`, ...) is left out; any other
-tensor of the scope `model/` is one too many.
+tensor of the scope `model/` is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _MAX_NAME = 200  # bytes; systems allow 255, with `.data-00000-of-00001`
 _MAX_TEXT = 1 << 20
 _MAX_TOKENIZER = 64 << 20
 _SCOPE = "model/"
+_DEEPEST = 5  # parts of model/h0/attn/c_attn/w
 
 # What OpenAI's code takes where hparams.json is silent; n_vocab has no default there.
 _DEFAULTS = {"n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
@@ -206,7 +207,7 @@ def _openai_name(name: str) -> str:
 
 
 def _stored_names(config: Config, stored: Iterable[str], index: Path) -> dict[str, str]:
-    """Map names to OpenAI's, of the tensors that are there; unknown ones of `model/` to themselves.
+    """Map the names of the tensors that are there to OpenAI's.
 
     What lies below a weight's name, as `model/wte/Adam`, belongs to an optimizer.
     """
@@ -214,17 +215,27 @@ def _stored_names(config: Config, stored: Iterable[str], index: Path) -> dict[st
     present = set(stored)
     found = {name: own for own, name in names.items() if own in present}
     if not found:
-        shown = ", ".join(map(quote, sorted(present)[:3])) or "none"
         raise CheckpointError(
             f"{index} has no weights under OpenAI's names (model/wte, model/h0/attn/c_attn/w, "
-            f"...); its {len(present)} tensors: {shown}"
+            f"...); its {len(present)} tensors: {_first(present) or 'none'}"
         )
-    for own in sorted(present - names.keys()):
-        parents = own.split("/")
-        above = ("/".join(parents[:n]) for n in range(1, len(parents)))
-        if own.startswith(_SCOPE) and not any(name in names for name in above):
-            found[own] = own
+    unknown = [name for name in present - names.keys() if name.startswith(_SCOPE)]
+    if unknown := [name for name in unknown if not any(map(names.__contains__, _above(name)))]:
+        raise CheckpointError(
+            f"{index} has {len(unknown)} unknown tensor{'s' if len(unknown) > 1 else ''}: "
+            f"{_first(unknown)}; a GPT-2 of {config.n_layer} layers has none"
+        )
     return found
+
+
+def _above(name: str) -> Iterator[str]:
+    """Yield the names that a name lies below, as far as a weight's can go."""
+    parts = name.split("/", _DEEPEST)
+    return ("/".join(parts[:n]) for n in range(1, len(parts)))
+
+
+def _first(names: Collection[str]) -> str:
+    return ", ".join(map(quote, sorted(names)[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
