@@ -30,7 +30,7 @@ def ask(repo: str, revision: str, access: Access) -> HubModel:
     Raises UnreachableError, and CheckpointError for what the Hub refuses and for what is no GPT-2.
     """
     hub = _import(repo)
-    with translating(repo, revision):
+    with quiet(hub), translating(repo, revision):
         api = hub.HfApi(endpoint=endpoint(), token=access.token)
         info = api.model_info(
             repo,
@@ -107,7 +107,7 @@ def _fetch(
     tells = "tqdm_class" in inspect.signature(hub.hf_hub_download).parameters
     if tells:
         options["tqdm_class"] = told.bar()
-    with quiet(hub, bars=tells):
+    with quiet(hub, bars=not tells):
         # Asked by its name, the revision is noted in huggingface_hub's cache, for others to find.
         revision = model.revision
         for file in missing:

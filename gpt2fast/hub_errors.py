@@ -25,10 +25,10 @@ def endpoint() -> str:
 
 
 @contextmanager
-def quiet(hub: ModuleType, *, bars: bool) -> Iterator[None]:
+def quiet(hub: ModuleType, *, bars: bool = False) -> Iterator[None]:
     """Keep what huggingface_hub says in this thread off stderr; an application's log gets it.
 
-    Versions that cannot be given a class for their bars (before 1.5) have a switch instead.
+    `bars` switches its progress bars off, of versions that take no class for them (before 1.5).
     """
     thread = threading.get_ident()
 
@@ -38,7 +38,7 @@ def quiet(hub: ModuleType, *, bars: bool) -> Iterator[None]:
     handlers = list(logging.getLogger("huggingface_hub").handlers)
     for handler in handlers:
         handler.addFilter(others)
-    switch = not bars and not hub.utils.are_progress_bars_disabled()
+    switch = bars and not hub.utils.are_progress_bars_disabled()
     if switch:
         hub.utils.disable_progress_bars()
     try:

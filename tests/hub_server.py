@@ -41,7 +41,7 @@ class Hub:
 
     `cut` maps file names to the bytes after which the connection breaks, once. `answer` replaces
     every answer by a status and body. `token` opens private and gated models. `blobs` false leaves
-    sizes and hashes out, as plain mirrors do.
+    sizes and hashes out, as plain mirrors do. `warning` is sent for huggingface_hub to show.
     """
 
     def __init__(self) -> None:
@@ -51,6 +51,7 @@ class Hub:
         self.answer: tuple[int, str] | None = None
         self.token = "hf_secret"
         self.blobs = True
+        self.warning = ""
         self.url = self.storage = ""
 
     def publish(self, repo: str, files: dict[str, bytes], ref: str = "main") -> str:
@@ -186,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
+        if self.hub.warning:
+            self.send_header("X-HF-Warning", f"{self.path}; {self.hub.warning}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":

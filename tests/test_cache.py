@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -196,6 +197,27 @@ def test_garbage_in_a_lock_file(content: bytes, tmp_path: Path) -> None:
         file.close()
         waiting.result(PATIENCE)
     assert not heard
+
+
+def test_what_a_waiter_is_told(tmp_path: Path) -> None:
+    """Catches progress that is repeated while nothing happens, or does not arrive."""
+    path, heard = tmp_path / "x.lock", queue.SimpleQueue[tuple[int, int]]()
+
+    def wait() -> None:
+        with exclusive(path, lambda done, total: heard.put((done, total))):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(path) as tell:
+            tell(1, 10**12)
+            tell(2, 10**12)  # too soon
+            waiting = pool.submit(wait)
+            assert heard.get(timeout=PATIENCE) == (1, 10**12)
+            time.sleep(0.3)
+            tell(10**12, 10**12)
+            assert heard.get(timeout=PATIENCE) == (10**12, 10**12)
+        waiting.result(PATIENCE)
+    assert heard.empty()
 
 
 def test_wait_can_be_ended(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import shutil
 import socket
 import sys
@@ -163,10 +164,21 @@ def test_what_is_needed(names: list[str], expected: list[str] | str) -> None:
             needed(REPO, names)
 
 
+@pytest.fixture
+def terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> pytest.CaptureFixture[str]:
+    """What comes out of the process, huggingface_hub's log included."""
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        monkeypatch.setattr(handler, "stream", sys.stderr)
+    return capfd
+
+
 def test_first_and_second_load(
-    hub: Hub, checkpoint: Path, capfd: pytest.CaptureFixture[str]
+    hub: Hub, checkpoint: Path, terminal: pytest.CaptureFixture[str]
 ) -> None:
     """Catches a model that differs from its files, useless requests, and words on the terminal."""
+    hub.warning = "you should see this"
     model, seen = load()
     assert model.fingerprint == load_packed(checkpoint).fingerprint
     assert model.name == "tale.v1" and model.path is not None
@@ -179,7 +191,7 @@ def test_first_and_second_load(
     again, seen = load()
     assert again.path == model.path and not seen.steps
     assert hub.requests == [("GET", f"/api/models/{REPO}/revision/main", None)]
-    assert capfd.readouterr() == ("", "")
+    assert terminal.readouterr() == ("", "")
 
 
 def test_short_name(hub: Hub, files: dict[str, bytes]) -> None:
@@ -188,7 +200,7 @@ def test_short_name(hub: Hub, files: dict[str, bytes]) -> None:
     assert load("distilgpt2")[0].name == "distilgpt2"
 
 
-def test_cut_connection(hub: Hub, checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_cut_connection(hub: Hub, checkpoint: Path, terminal: pytest.CaptureFixture[str]) -> None:
     """Catches a download that starts again, or ends damaged, after the connection broke."""
     hub.cut["model.safetensors"] = 5500
     model, seen = load()
@@ -196,7 +208,9 @@ def test_cut_connection(hub: Hub, checkpoint: Path, capfd: pytest.CaptureFixture
     ranges = [wanted for _, path, wanted in hub.requests if path.startswith("/lfs/")]
     assert ranges == [None, "bytes=5000-"]
     assert seen.steps["downloading"][-1][0] == seen.steps["downloading"][-1][1]
-    assert capfd.readouterr() == ("", "")
+    assert terminal.readouterr() == ("", "")
+    logging.getLogger("huggingface_hub").warning("of another part of the program")
+    assert "another part" in terminal.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["option", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

@@ -64,6 +64,13 @@ def test_small_checkpoint_leaves_the_cache_alone(source: Path, tmp_path: Path) -
     assert not (tmp_path / "cache").exists()
 
 
+def test_file_of_weights(source: Path) -> None:
+    """Catches a checkpoint that is another one when its file is named."""
+    whole = load_packed(source)
+    assert load_packed(source / "model.safetensors").fingerprint == whole.fingerprint
+    assert whole.tokenizer_table is not None
+
+
 def change_weights(source: Path) -> None:
     path = source / "model.safetensors"
     content = bytearray(path.read_bytes())
