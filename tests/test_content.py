@@ -16,7 +16,7 @@ from packed_files import FIXTURES, put_together, take_apart, tensor
 
 import gpt2fast
 from gpt2fast import cli, loading
-from gpt2fast.checkpoints import content
+from gpt2fast.checkpoints import content, packed
 from gpt2fast.checkpoints.content import check_content, slabs_of_memory
 from gpt2fast.checkpoints.layout import layout
 from gpt2fast.checkpoints.packed import open_packed
@@ -225,6 +225,20 @@ def test_truncated_while_it_is_verified(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="was truncated while it was read"):
         open_packed(path, verify=True, progress=cut)
+
+
+def test_memory_is_what_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches load(mmap=False) that verifies the file and then uses other bytes."""
+    read = packed._data
+
+    def misread(*arguments: Any) -> Bytes:
+        data = read(*arguments)
+        data[5000] ^= 1
+        return data
+
+    monkeypatch.setattr(packed, "_data", misread)
+    with pytest.raises(CheckpointError, match="the data is not what was written"):
+        open_packed(FIXTURES / "v1-int8.safetensors", mmap=False, verify=True)
 
 
 @pytest.mark.parametrize("verify", [1, "yes", None])
