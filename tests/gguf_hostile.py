@@ -215,7 +215,7 @@ TOKENIZERS: dict[str, Case] = {
     "one token": keyed(TOKEN_LIST, strings(["!"]), "260 types for 1 tokens"),
     "ten tokens": (
         lambda: small_file({TOKEN_LIST: strings(TOKENS[:10]), TYPE_LIST: None, EOS: 9}),
-        "tokenizer",
+        "no token for 246 of the 256 bytes",
     ),
     "more tokens than rows": (
         lambda: small_file(tokenizer_metadata(N_ROWS + 1)),
@@ -225,8 +225,8 @@ TOKENIZERS: dict[str, Case] = {
     "tokens as numbers": keyed(TOKEN_LIST, integers([1]), "not an array of strings"),
     "token not UTF-8": keyed(TOKEN_LIST, tokens_with(7, b"\xc3"), r"tokens\[7\] is not UTF-8"),
     "token twice": keyed(TOKEN_LIST, tokens_with(7, "!"), r"tokens\[7\] is '!', and so is token 0"),
-    "token empty": keyed(TOKEN_LIST, tokens_with(7, ""), "tokenizer"),
-    "token with NUL": keyed(TOKEN_LIST, tokens_with(7, "\0"), "tokenizer"),
+    "token empty": keyed(TOKEN_LIST, tokens_with(7, ""), r"tokenizer\.ggml: token '' \(id 7\)"),
+    "token with NUL": keyed(TOKEN_LIST, tokens_with(7, "\0"), r"U\+0000 stands for no byte"),
     "byte token with a sign": (
         lambda: small_file({TOKEN_LIST: tokens_with(7, "<0x-1>"),
                             TYPE_LIST: integers([1] * 7 + [6] + [1] * 252)}),

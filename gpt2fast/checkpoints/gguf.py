@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class GGUFCheckpoint(Checkpoint):
     """A GGUF file, or a directory whose only weights are one; read, never mapped."""
 
     format = "a GGUF file of architecture gpt2, or a directory whose only weights are one"
+    original_names = MappingProxyType({"tokenizer.json": "tokenizer.ggml"})
 
     def __init__(self, path: Path) -> None:
         path = _single_file(path)
