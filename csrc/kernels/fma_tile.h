@@ -3,7 +3,8 @@
 //
 // One token: four independent chains of sixteen lanes, 256 bytes of weights in the four cycles of
 // an FMA's latency, more than memory gives. Several tokens: bound by the FMA rate; at T = 6 in
-// AVX-512 24 chains hide its latency.
+// AVX-512 24 chains hide its latency. On two threads a float32 step of 124M has 80 to 100% of the
+// read rate.
 #pragma once
 
 #include "formats/planes.h"

@@ -9,7 +9,8 @@
 // tokens: inputs are taken in panels that stay in L1 while every tile of tokens passes over them,
 // so weights come from memory once per call and from L2 never twice; bound by the dot product or
 // the FMA. A small batch that fits one wide tile streams the weights like a single token, bound by
-// memory.
+// memory. Measured on Zen 4, two threads: one token at the read rate (98%), 8 tokens at 93% of it,
+// 512 at 76 to 82% of the dot rate.
 #pragma once
 
 #include "kernels/activation.h"
