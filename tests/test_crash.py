@@ -64,7 +64,7 @@ def killed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if folder.name.startswith("old"):
             (folder / "packed.safetensors").write_bytes(b"old")
     command = [sys.executable, "-c", KILLED, str(source), *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return root
 
@@ -116,6 +116,6 @@ def test_two_at_once(source: Path, tmp_path: Path) -> None:
     code = "import sys, gpt2fast; gpt2fast.convert(*sys.argv[1:3], dtype=sys.argv[3])"
     command = [sys.executable, "-c", code, str(source), str(path)]
     processes = [subprocess.Popen([*command, dtype]) for dtype in ("int8", "float32") * 2]
-    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert [process.wait(timeout=240) for process in processes] == [0] * 4
     assert list(tmp_path.iterdir()) == [path]
     open_packed(path, verify=True)

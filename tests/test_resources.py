@@ -368,7 +368,7 @@ def test_processes_share_the_weights(tmp_path: Path) -> None:
             assert pss < 0.51 * rss
     finally:
         for process in processes:
-            process.communicate("end\n", timeout=30)
+            process.communicate("end\n", timeout=240)
 
 
 NO_ROOM = """
@@ -396,7 +396,7 @@ def test_no_room(tmp_path: Path) -> None:
 def output(code: str, path: Path | str) -> str:
     """Return what a program prints that gets a path."""
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
