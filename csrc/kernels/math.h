@@ -2,9 +2,8 @@
 // call.
 //
 // Coefficients are our own weighted minimax fits (relative error below 4e-9 before rounding to
-// float32), evaluated by Horner with fused multiply-adds: at most 2 ulp, erf
-// 2.4. NaN goes through. Bound by
-// the FMA latency of one chain; the callers give enough independent lanes to hide it.
+// float32), evaluated by Horner with fused multiply-adds: at most 2 ulp, erf 2.4. NaN goes through.
+// Bound by the FMA latency of one chain; the callers give enough independent lanes to hide it.
 #pragma once
 
 #include "isa/isa.h"
