@@ -26,6 +26,7 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.gguf import GGUFCheckpoint
 from gpt2fast.checkpoints.gguf_blocks import BLOCK_TYPES, dequantize
 from gpt2fast.config import CheckpointError, Config
+from gpt2fast.convert import convert
 from gpt2fast.packing import pack
 
 CONFIG = hf_config(n_embd=96, n_head=3, n_inner=256, n_positions=64, vocab_size=N_ROWS)
@@ -254,3 +255,24 @@ def test_the_hash_of_every_tensor_is_noted(tmp_path: Path) -> None:
     assert {name: bytes(raw) for _, name, raw in noted} == {
         name: tensor.content for name, tensor in file.tensors.items()
     }
+
+
+def test_replaced_while_open(tmp_path: Path) -> None:
+    """Catches two files mixed into one model, and the source overwritten by its own conversion."""
+    path = small_file().write(tmp_path / "m.gguf")
+    with pytest.raises(CheckpointError, match="belongs to the source"):
+        convert(path, path)
+    with open_checkpoint(path) as checkpoint:
+        small_file().write(tmp_path / "new.gguf").replace(path)
+        with pytest.raises(CheckpointError, match=r"m\.gguf changed while it was read"):
+            pack(checkpoint)
+
+
+def test_link(tmp_path: Path) -> None:
+    """Catches a link refused, or named by what it leads to: the Hub's cache is made of links."""
+    blob = small_file().write(tmp_path / "0123abcd")
+    link = tmp_path / "m.gguf"
+    link.symlink_to(blob)
+    with open_checkpoint(link) as checkpoint:
+        assert checkpoint.name == "m"
+        assert pack(checkpoint).config.n_vocab == N_ROWS
