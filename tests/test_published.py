@@ -35,7 +35,7 @@ def forge(path: Path, change: Callable[[str, Array], Array] | None = None, **con
         row = logits[tokens].astype(np.float32)
         file[f"{name}.ids"], file[f"{name}.tokens"] = ids, tokens
         file[f"{name}.logits"] = change(name, row) if change else row
-    np.savez(path, **file)
+    np.savez(path, **file)  # type: ignore[arg-type]  # none is called allow_pickle
     return path
 
 
