@@ -296,6 +296,18 @@ def test_crc_of_a_shared_storage(tmp_path: Path) -> None:
     file.close()
 
 
+def test_crc_of_each_storage(tmp_path: Path) -> None:
+    """Catches a check that stops after the first storage."""
+    made = {name: tensor(storage(name, 12), 0, (12,), (1,)) for name in "01"}
+    records = zip_records(pickled(made), dict.fromkeys("01", NUMBERS.tobytes()))
+    records[-1].crc = 7
+    file = opened(tmp_path, zip_file(records))
+    assert np.array_equal(file.read("0"), NUMBERS)
+    with pytest.raises(CheckpointError, match="'1' is damaged: the CRC-32 of its"):
+        file.read("1")
+    file.close()
+
+
 def test_truncated_while_open(tmp_path: Path) -> None:
     """Catches a file cut after it was opened: an error, not garbage."""
     file = opened(tmp_path, torch_file({"x": np.ones(1 << 16, np.float32)}))

@@ -6,6 +6,7 @@ What their pickles may do is in test_pickles.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -278,6 +279,16 @@ def test_one_bit_changed(content: bytes, tmp_path: Path) -> None:
         path.write_bytes(flipped)
         with suppress(CheckpointError):
             read_all(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_not_a_regular_file(kind: str, tmp_path: Path) -> None:
+    """Catches a pipe that would block for ever."""
+    path = tmp_path / "pytorch_model.bin"
+    path.mkdir() if kind == "directory" else os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        TorchFile(path)
 
 
 def test_pickle_too_long(tmp_path: Path) -> None:

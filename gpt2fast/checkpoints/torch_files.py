@@ -209,8 +209,12 @@ class TorchFile:
         if key is not None:
             found = found.get(key) if type(found) is dict else None
         if type(found) is not dict or not found:
-            what = "at its top" if key is None else f"under {quote(key)}"
-            raise CheckpointError(f"{self.path} has no state dict {what}")
+            if key is None:
+                raise CheckpointError(f"{self.path} has no state dict at its top")
+            raise CheckpointError(
+                f"{self.path} has no state dict under {quote(key)}, where nanoGPT keeps it; that "
+                "of a model of transformers is read from pytorch_model.bin, config.json beside it"
+            )
         for name, tensor in found.items():
             if not isinstance(name, str) or type(tensor) is not StoredTensor:
                 raise CheckpointError(

@@ -40,7 +40,7 @@ EDGES = [0, 1, 2, 11, 12, 13, 48, 64, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 <<
 HARMLESS = {"open", "os.listdir", "os.scandir", "marshal.loads", "code.__new__"}
 FIELDS = ["crc", "flags", "method", "size", "packed", "header"]
 ENDS = ["count", "size", "start", "disk", "comment"]
-KINDS = ["Float", "Half", "BFloat16", "Double", "Bool", "Q"]
+KINDS = {"Float": 4, "Half": 2, "BFloat16": 2, "Double": 8, "Bool": 1, "Q": 1}
 SMALL = {**ARGUMENTS, "n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 3, "vocab_size": 5}
 SHAPES = Config(n_layer=1, n_head=1, n_embd=2, n_ctx=3, n_vocab=5, n_inner=8).tensor_shapes()
 MODEL = state_dict({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()})
@@ -76,17 +76,19 @@ def changed_archive(data: bytes) -> bytes:
 
 
 def made_tensors(data: bytes) -> bytes:
-    """Return an archive of tensors made of numbers."""
+    """Return an archive of tensors made of numbers, which often fit."""
     provider = atheris.FuzzedDataProvider(data)
+    kind = provider.PickValueInList(list(KINDS))
+    count, offset = number(provider, 8), provider.ConsumeIntInRange(0, 3)
     tensors = {}
     for name in "xy"[: provider.ConsumeIntInRange(1, 2)]:
+        bits = provider.PickValueInList([2, 3, 4, 64])
         rank = provider.ConsumeIntInRange(0, 4)
-        shape = tuple(number(provider, provider.ConsumeIntInRange(1, 64)) for _ in range(rank))
-        stride = tuple(number(provider, provider.ConsumeIntInRange(1, 64)) for _ in range(rank))
-        kind = provider.PickValueInList(KINDS)
-        stored = storage("0", number(provider, 8), kind)
-        tensors[name] = tensor(stored, number(provider, 8), shape, stride)
-    return as_zip(pickled(tensors), NUMBERS * provider.ConsumeIntInRange(0, 20))
+        shape = tuple(number(provider, bits) for _ in range(rank))
+        stride = tuple(number(provider, bits) for _ in range(rank))
+        tensors[name] = tensor(storage("0", count, kind), offset, shape, stride)
+    surplus = provider.PickValueInList([0, 0, 0, 1])
+    return as_zip(pickled(tensors), bytes(count * KINDS[kind] + surplus))
 
 
 def made_nanogpt(data: bytes) -> bytes:
