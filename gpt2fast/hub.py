@@ -125,35 +125,32 @@ def look_up(repo: str, access: Access, directory: Path) -> HubModel:
     revision = access.revision or "main"
     if not _REVISION.fullmatch(revision) or ".." in revision:
         raise CheckpointError(f"{revision!r} cannot be a revision of {repo!r}")
-    memory = _memory(repo, revision, directory)
-    known = _recall(memory, repo, revision)
-    pinned = COMMIT.fullmatch(revision) is not None
-    if known is not None and (pinned or access.offline):
-        return known
     from gpt2fast import hub_client
     from gpt2fast.hub_errors import UnreachableError
 
+    memory = _memory(repo, revision, directory)
+    known = _recall(memory, repo, revision)
+    pinned = COMMIT.fullmatch(revision) is not None
     if known is None and (pinned or access.offline):
         known = hub_client.downloaded(repo, revision)
-    if access.offline:
-        if known is None:
-            why = "local_files_only" if access.local_files_only else "HF_HUB_OFFLINE"
-            raise FileNotFoundError(
-                f"{repo!r} (revision {revision!r}) was not downloaded before, and {why} forbids "
-                "the network"
-            )
+    if access.offline and known is None:
+        why = "local_files_only" if access.local_files_only else "HF_HUB_OFFLINE"
+        raise FileNotFoundError(
+            f"{repo!r} (revision {revision!r}) was not downloaded before, and {why} forbids the "
+            "network"
+        )
+    if known is not None and (pinned or access.offline):
         return known
-    if known is None or not pinned:
-        try:
-            known = hub_client.ask(repo, revision, access)
-        except UnreachableError:
-            known = known or hub_client.downloaded(repo, revision)
-            if known is None:
-                raise
-            return known
-        with suppress(OSError):  # a cache that cannot be written; the next look-up asks again
-            _remember(memory, known)
-    return known
+    try:
+        found = hub_client.ask(repo, revision, access)
+    except UnreachableError:
+        known = known or hub_client.downloaded(repo, revision)
+        if known is None:
+            raise
+        return known
+    with suppress(OSError):  # a cache that cannot be written; the next look-up asks again
+        _remember(memory, found)
+    return found
 
 
 def needed(repo: str, names: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from gpt2fast.config import CheckpointError, Config
 from gpt2fast.convert import convert
 from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
+from gpt2fast.sources import is_packed
 
 CONFIG = hf_config()
 TENSORS = random_tensors(Config.from_huggingface(CONFIG).tensor_shapes())
@@ -62,6 +63,15 @@ def test_small_checkpoint_leaves_the_cache_alone(source: Path, tmp_path: Path) -
     model = load_packed(source, cache_dir=tmp_path / "cache")
     assert model.path is None and model.dtype == "int8"
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("start", [b"", b"GGUF\x03\0\0\0\0", b"\xff" * 8 + b"{"])
+def test_what_is_packed(start: bytes, tmp_path: Path) -> None:
+    """Catches a file of another format that is taken for ours because it speaks of us."""
+    path = tmp_path / "file"
+    path.write_bytes(start + b'"format":"gpt2fast"' * 10)
+    assert is_packed(path) == start.endswith(b"{")
+    assert not is_packed(tmp_path)
 
 
 def test_file_of_weights(source: Path) -> None:
