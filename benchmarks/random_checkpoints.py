@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import struct
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ def shapes(n_layer: int, n_embd: int) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"h.{i}.{name}.bias", (n_out,)
     yield "ln_f.weight", (n_embd,)
     yield "ln_f.bias", (n_embd,)
+
+
+def parameters(size: str) -> int:
+    """Return how many numbers a published size has."""
+    n_layer, _, n_embd = SIZES[size]
+    return sum(math.prod(shape) for _, shape in shapes(n_layer, n_embd))
 
 
 def values(name: str, shape: tuple[int, ...], seed: np.random.Generator) -> np.ndarray:

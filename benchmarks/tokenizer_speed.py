@@ -14,6 +14,7 @@ from typing import Any
 import tiktoken
 import tokenizers
 
+import gpt2fast
 from gpt2fast.tokenizer import Tokenizer
 from gpt2fast.tokenizer_files import GPT2_PATTERNS
 
@@ -23,34 +24,58 @@ ROUNDS = 9
 def main() -> None:
     """Print one line per text."""
     data = Path(os.environ["GPT2FAST_TEST_DATA"])
-    names = [data / "gpt2-tokenizer" / name for name in ("vocab.json", "merges.txt")]
-    ours = Tokenizer.from_files({path.name: path.read_bytes() for path in names})
-    theirs = tokenizers.ByteLevelBPETokenizer(*map(str, names))
+    table = from_files(data).to_table()
+    load = statistics.median(seconds(lambda: Tokenizer.from_table(table)) for _ in range(ROUNDS))
+    print(f"load from the table: {load * 1e3:.1f} ms")
+    for row in measure(data):
+        rates = (f"{name} {rate:.1f}" for name, rate in row["rates"].items())
+        print(f"{row['text']} ({row['bytes'] / 1e6:.2f} MB), MB/s: {', '.join(rates)}")
+
+
+def measure(data: Path) -> list[dict[str, Any]]:
+    """Return MB/s of every engine for each text; all have to find the same ids."""
+    ours = from_files(data)
+    theirs = tokenizers.ByteLevelBPETokenizer(*map(str, files(data)))
     ranks = {ours.token_bytes(token): token for token in range(50256)}
     other = tiktoken.Encoding(
         "gpt2", pat_str=GPT2_PATTERNS[2], mergeable_ranks=ranks, special_tokens={}
     )
-    table = ours.to_table()
-    load = statistics.median(seconds(lambda: Tokenizer.from_table(table)) for _ in range(ROUNDS))
-    print(f"load from the table: {load * 1e3:.1f} ms")
+    names = (
+        f"gpt2fast {gpt2fast.__version__}",
+        f"tiktoken {tiktoken.__version__}",
+        f"tokenizers {tokenizers.__version__}",
+    )
+    rows = []
     for path in sorted((data / "data" / "eval").glob("[tw]*.*")):
         text = path.read_text(encoding="utf-8")
         ids = ours.encode(text)
         assert ids == other.encode_ordinary(text) == theirs.encode(text).ids
         cases: dict[str, Callable[[], Any]] = {
-            "encode gpt2fast": partial(ours.encode, text),
-            "tiktoken": partial(other.encode_ordinary, text),
-            "tokenizers": partial(theirs.encode, text),
-            "decode gpt2fast": partial(ours.decode, ids),
-            "decode tiktoken": partial(other.decode, ids),
+            f"encode {names[0]}": partial(ours.encode, text),
+            f"encode {names[1]}": partial(other.encode_ordinary, text),
+            f"encode {names[2]}": partial(theirs.encode, text),
+            f"decode {names[0]}": partial(ours.decode, ids),
+            f"decode {names[1]}": partial(other.decode, ids),
+            f"decode {names[2]}": partial(theirs.decode, ids),
         }
         spent: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(ROUNDS):
             for name, case in cases.items():
                 spent[name].append(seconds(case))
-        size = len(text.encode()) / 1e6
-        rates = (f"{name} {size / statistics.median(times):.1f}" for name, times in spent.items())
-        print(f"{path.name} ({size:.2f} MB), MB/s: {', '.join(rates)}")
+        size = len(text.encode())
+        rates = {name: size / 1e6 / statistics.median(times) for name, times in spent.items()}
+        rows.append({"text": path.name, "bytes": size, "rates": rates})
+    return rows
+
+
+def files(data: Path) -> list[Path]:
+    """Return the vocabulary and the merges of the test data."""
+    return [data / "gpt2-tokenizer" / name for name in ("vocab.json", "merges.txt")]
+
+
+def from_files(data: Path) -> Tokenizer:
+    """Return our tokenizer, made from the test data."""
+    return Tokenizer.from_files({path.name: path.read_bytes() for path in files(data)})
 
 
 def seconds(case: Callable[[], Any]) -> float:

@@ -55,7 +55,7 @@ class EngineProcess:
             self._errors = stack.enter_context(tempfile.TemporaryFile())
             start = time.perf_counter()
             self._process = subprocess.Popen(
-                [python, "-c", LAUNCH, str(ROOT), f"benchmarks.peers.{engine.module}"],
+                [python, "-P", "-c", LAUNCH, str(ROOT), f"benchmarks.peers.{engine.module}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

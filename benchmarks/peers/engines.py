@@ -36,6 +36,11 @@ class Engine:
         return self.module == "engine_gpt2fast"
 
     @property
+    def target(self) -> str:
+        """The instruction set whose roofs count; "" is the best one of this CPU."""
+        return "avx2" if self.group == "avx2" else ""
+
+    @property
     def model(self) -> str:
         """The name of its model; engines that read the same one share it."""
         return f"{self.converter}-{self.format}" if self.converter else "checkpoint"

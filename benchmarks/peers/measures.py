@@ -15,13 +15,17 @@ _NEW = {"distilgpt2": 64, "gpt2": 64, "gpt2-medium": 48, "gpt2-large": 32, "gpt2
 
 @dataclass(frozen=True)
 class Measure:
-    """`prompts` of `length` tokens each; the prompt itself counts, or else the steps after it."""
+    """`prompts` of `length` tokens each; the prompt itself counts, or else the steps after it.
+
+    `scaling` ones are for curves, not for the tables.
+    """
 
     name: str
     label: str
     prompts: int
     length: int
     counts_prompt: bool = False
+    scaling: bool = False
 
     def new(self, size: str) -> int:
         """Return how many tokens are to be generated for each prompt."""
@@ -65,6 +69,10 @@ MEASURES = {
         Measure("prompt512", "prompt of 512", 1, 512, counts_prompt=True),
         Measure("decode900", "decode after 900", 1, 900),
         Measure("batch8", "8 texts after 32", 8, 32),
+        Measure("decode300", "decode after 300", 1, 300, scaling=True),
+        Measure("decode600", "decode after 600", 1, 600, scaling=True),
+        Measure("batch2", "2 texts after 32", 2, 32, scaling=True),
+        Measure("batch4", "4 texts after 32", 4, 32, scaling=True),
     )
 }
 WARM_UP = Measure("warm-up", "warm-up", 1, 32)

@@ -9,7 +9,6 @@ engine that cannot be prepared is reported at the end; the others are prepared a
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from benchmarks.peers.client import LAUNCH, ROOT
 from benchmarks.peers.engines import SEED, Engine, Places, chosen
 from benchmarks.peers.weights import finished
-from benchmarks.random_checkpoints import SIZES, shapes, write
+from benchmarks.random_checkpoints import SIZES, parameters, write
 
 HERE = Path(__file__).parent
 _MAKE = {  # how to compile llama.cpp: for this CPU, and for any with AVX2
@@ -77,14 +76,21 @@ def _steps(
         models = {engine.model: engine for engine in engines}
         for name, engine in models.items():
             if not places.model(engine, size).exists():
-                yield f"{size} {name}", partial(_convert, places, engine, size)
+                yield f"{size} {name}", partial(convert, places, engine, size)
 
 
 def _environment(folder: Path, name: str) -> None:
     """Make a virtual environment; compiling llama.cpp takes 6 minutes of two CPUs."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = Places(folder.parents[1]).python(name)
-    install: list[str | Path] = ["-m", "pip", "install", "--quiet", "--requirement", _requirements(name)]
+    install: list[str | Path] = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--requirement",
+        _requirements(name),
+    ]
     subprocess.run(
         [python, *install], check=True, env=os.environ | {"CMAKE_ARGS": _MAKE.get(name, "")}
     )
@@ -112,19 +118,25 @@ def _checkpoint(size: str, folder: Path) -> None:
         write(size, unfinished, SEED)
 
 
-def _convert(places: Places, engine: Engine, size: str) -> None:
+def convert(places: Places, engine: Engine, size: str) -> None:
+    """Make the model of an engine; raises CalledProcessError if that fails."""
     checkpoint, model = places.checkpoint(size), places.model(engine, size)
-    arguments: list[str | Path] = [LAUNCH, ROOT, "benchmarks.peers.convert", engine.converter, checkpoint, model]
+    arguments: list[str | Path] = [
+        LAUNCH,
+        ROOT,
+        "benchmarks.peers.convert",
+        engine.converter,
+        checkpoint,
+        model,
+    ]
     python = places.python(engine.environment)
-    subprocess.run([python, "-c", *arguments, engine.format], check=True)
+    subprocess.run([python, "-P", "-c", *arguments, engine.format], check=True)
 
 
 def _disk(size: str, engines: list[Engine]) -> int:
     """Return about how many bytes the checkpoint and the models of one size take."""
-    n_layer, _, n_embd = SIZES[size]
-    parameters = sum(math.prod(shape) for _, shape in shapes(n_layer, n_embd))
     bits = {engine.model: engine.bits for engine in engines if engine.converter}
-    return parameters * (32 + sum(bits.values()) + 2 * len(bits)) // 8
+    return parameters(size) * (32 + sum(bits.values()) + 2 * len(bits)) // 8
 
 
 if __name__ == "__main__":

@@ -32,10 +32,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ours over theirs, paired by round, and its 95% interval (None with one round)."""
+    """Ours over theirs, paired by round, and its 95% interval (None with one round).
+
+    `disturbed` if one of the two is.
+    """
 
     value: float
     interval: tuple[float, float] | None
+    disturbed: bool
 
 
 def cell(samples: Iterable[dict[str, Any]]) -> Cell | None:
@@ -53,20 +57,22 @@ def cell(samples: Iterable[dict[str, Any]]) -> Cell | None:
     )
 
 
-def ratio(ours: Rounds, theirs: Rounds) -> Ratio | None:
+def ratio(our_cell: Cell, their_cell: Cell) -> Ratio | None:
     """Return the median of the rounds' ratios; None if they have no round in common.
 
     The interval is a bootstrap's: rounds are drawn with replacement, and within a drawn round its
     samples, ours and theirs (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
     chapter 13). The draws are the same in every call.
     """
+    ours, theirs = our_cell.rounds, their_cell.rounds
+    disturbed = our_cell.disturbed or their_cell.disturbed
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         return None
     paired = [statistics.median(ours[r]) / statistics.median(theirs[r]) for r in common]
     value = statistics.median(paired)
     if len(common) == 1:
-        return Ratio(value, None)
+        return Ratio(value, None, disturbed)
     generator = np.random.default_rng(0)
     quotients = np.stack(  # (rounds, draws): each round drawn again and again
         [_medians(ours[r], generator) / _medians(theirs[r], generator) for r in common]
@@ -74,7 +80,7 @@ def ratio(ours: Rounds, theirs: Rounds) -> Ratio | None:
     picked = generator.integers(0, len(common), (len(common), _DRAWS))
     drawn = np.median(np.take_along_axis(quotients, picked, 0), axis=0)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Ratio(value, (float(low), float(high)))
+    return Ratio(value, (float(low), float(high)), disturbed)
 
 
 def _medians(rates: list[float], generator: np.random.Generator) -> NDArray[np.float64]:

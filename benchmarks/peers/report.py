@@ -6,7 +6,6 @@ python -m benchmarks.peers.report FILE.json
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 
 from benchmarks.cpu_clock import FOREIGN_LIMIT
 from benchmarks.peers.measures import MEASURES
-from benchmarks.peers.ratios import Cell, cell, ratio
-from benchmarks.roofline import Roofs
+from benchmarks.peers.ratios import Cell
+from benchmarks.peers.report_quality import quality_tables, tokenizer_table
+from benchmarks.peers.results import NAMES, Described, Results
 
-NAMES = {"distilgpt2": "DistilGPT2", "gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M"}
-NAMES["gpt2-xl"] = "1.5B"
 _COSTS = (  # header, field of a visit, unit, digits
     ("load s", "load_seconds", 1, 2),
     ("to first token s", "first_token_seconds", 1, 2),
@@ -27,193 +25,170 @@ _COSTS = (  # header, field of a visit, unit, digits
 )
 
 
-class Results:
-    """A record, by case: size, threads, group of engines."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.record = record
-        self._samples: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
-        for sample in record["samples"]:
-            key = (sample["engine"], sample["size"], sample["threads"], sample["measure"])
-            self._samples.setdefault(key, []).append(sample)
-        self._failures = {(f["engine"], f["size"], f["threads"]): f for f in record["failures"]}
-
-    def cases(self) -> Iterator[tuple[str, int, str, list[dict[str, Any]]]]:
-        """Yield size, threads, group, and the group's engines that were tried or failed there."""
-        seen = {(e["size"], e["threads"]): None for e in (*self.record["visits"],
-                                                          *self.record["failures"])}  # fmt: skip
-        for size, threads in seen:
-            for group in dict.fromkeys(engine["group"] for engine in self.record["engines"]):
-                engines = [e for e in self.record["engines"] if e["group"] == group]
-                yield size, threads, group, engines
-
-    def cell(self, engine: str, size: str, threads: int, measure: str) -> Cell | None:
-        """Return a number of the tables; None if the engine failed, even once, or was not run."""
-        if self.failure(engine, size, threads):
-            return None
-        return cell(self._samples.get((engine, size, threads, measure), []))
-
-    def failure(self, engine: str, size: str, threads: int) -> str:
-        """Return why an engine has no numbers; "" if it has."""
-        failure = self._failures.get((engine, size, threads))
-        return failure["reason"] if failure else ""
-
-    def cost(self, engine: str, size: str, threads: int, field: str) -> float | None:
-        """Return the median over rounds of a fact of loading; None if there is none."""
-        found = [
-            visit[field]
-            for visit in self.record["visits"]
-            if (visit["engine"], visit["size"], visit["threads"]) == (engine, size, threads)
-        ]
-        return statistics.median(found) if found else None
-
-    def share(self, engine: dict[str, Any], size: str, threads: int, measure: str) -> float | None:
-        """Return the share of the roof; None without a number or a roof."""
-        number = self.cell(engine["name"], size, threads, measure)
-        roofs = self.roofs(threads)
-        if number is None or roofs is None:
-            return None
-        work, tokens = MEASURES[measure].work(size, engine["bits"])
-        return roofs.bound(work)[0] * number.median / tokens
-
-    def roofs(self, threads: int) -> Roofs | None:
-        """Return the best rates that were measured with so many threads."""
-        best: Roofs | None = None
-        for found in self.record["roofs"]:
-            if found["threads"] == threads:
-                rates = {k: v for k, v in found.items() if k not in ("threads", "round")}
-                best = Roofs(**rates) if best is None else best.best(Roofs(**rates))
-        return best
-
-
 def report(record: dict[str, Any]) -> str:
     """Return all tables."""
     results = Results(record)
     lines = [*_head(results)]
-    for size, threads, group, engines in results.cases():
-        plural = "s" * (threads > 1)
-        lines += ["", f"## GPT-2 {NAMES[size]}, {threads} thread{plural}, {group}", ""]
-        lines += _speeds(results, size, threads, engines)
-        ratios = list(_ratios(results, size, threads, engines))
-        if ratios:
-            lines += ["", *ratios]
-        lines += _failures(results, size, threads, engines)
+    for size, threads, engines in results.cases():
+        lines += _section(results, size, threads, engines)
+    if record.get("quality"):
+        lines += quality_tables(record["quality"])
+    if record.get("tokenizers"):
+        lines += tokenizer_table(record["tokenizers"])
     return "\n".join([*lines, "", *_tail(results)]) + "\n"
 
 
 def _head(results: Results) -> Iterator[str]:
     record = results.record
-    facts = record["machine"]
+    facts, commit = record["machine"], record["commit"]
+    caches = ", ".join(f"{name} {size}" for name, size in facts["caches"].items())
+    memory = "unknown" if facts["memory_bytes"] is None else f"{facts['memory_bytes'] / 2**30:.1f}"
     yield f"# gpt2fast beside its peers, {record['date']}"
     yield ""
-    caches = ", ".join(f"{name} {size}" for name, size in facts["caches"].items())
-    yield f"{facts['cpu']}, {facts['cpus']} CPUs, {caches}, {facts['memory_bytes'] / 2**30:.1f} GiB"
-    yield f"memory; gpt2fast {facts['version']} ({facts['target']}, {facts['compiler']})"
-    yield f"at {record['commit'].get('id', 'an unknown commit')[:12]}"
-    yield f"{'(with changes) ' * bool(record['commit'].get('dirty'))}by `{record['command']}`."
+    yield f"- {facts['cpu']}, {facts['cpus']} CPUs, {caches}; {memory} GiB of memory"
+    yield (
+        f"- gpt2fast {facts['version']}, commit {commit.get('id', 'unknown')[:12]}"
+        f"{' with changes' * bool(commit.get('dirty'))}, {facts['target']}, {facts['compiler']}"
+    )
+    yield f"- `{record['command']}`"
     yield ""
-    yield "Random weights, greedy, token ids in, tokens produced counted; every engine in a process"
-    yield "of its own, started again in each round, in turn. Tokens per second: medians over the"
-    yield "rounds, the lowest and the highest round behind them. **Bold** is the best of a column."
+    yield (
+        "Random weights, greedy, token ids in, tokens produced counted; every engine in a process "
+        "of its own, started again in each round, in turn. Tokens per second are medians over the "
+        "rounds, with the lowest and the highest round; **bold** is the best of a column. `roof` "
+        "is the share of the time that reading every weight once a step, or its multiplications, "
+        "take at the rates below, whichever is longer. Ratios are medians of the rounds' ratios, "
+        "with their 95% intervals."
+    )
     yield ""
-    yield "| roofs | " + " | ".join(("read GB/s", "int8 dot GOPS", "float32 GFLOPS")) + " |"
-    yield "|---|---|---|---|"
-    for threads in dict.fromkeys(found["threads"] for found in record["roofs"]):
-        roofs = results.roofs(threads)
-        assert roofs
-        rates = (roofs.read, roofs.int8_dot, roofs.float32_fma)
-        plural = "s" * (threads > 1)
-        yield f"| {threads} thread{plural} | " + " | ".join(f"{r / 1e9:.4g}" for r in rates) + " |"
+    yield _row("roofs", "read GB/s", "int8 dot GOPS", "float32 GFLOPS")
+    yield _row(*["---"] * 4)
+    for threads, target in dict.fromkeys((f["threads"], f["target"]) for f in record["roofs"]):
+        roofs = results.roofs(threads, target)
+        if roofs:
+            rates = (roofs.read, roofs.int8_dot, roofs.float32_fma)
+            where = f"{target or facts['target']}, {_threads(threads)}"
+            where += ", DISTURBED" * roofs.disturbed
+            yield _row(where, *(f"{rate / 1e9:.4g}" for rate in rates))
 
 
-def _speeds(
-    results: Results, size: str, threads: int, engines: Sequence[dict[str, Any]]
+def _section(
+    results: Results, size: str, threads: int, engines: Sequence[Described]
 ) -> Iterator[str]:
-    measures = results.record["measures"]
-    best = {
-        measure: max(
-            (n.median for e in engines if (n := results.cell(e["name"], size, threads, measure))),
-            default=0,
-        )
-        for measure in measures
-    }
-    labels = [f"{MEASURES[measure].label} | roof" for measure in measures]
-    yield _row("engine", *labels, *(header for header, *_ in _COSTS))
-    yield _row(*["---"] * (1 + 2 * len(measures) + len(_COSTS)))
-    for engine in engines:
-        case = (engine["name"], size, threads)
-        columns = []
-        for measure in measures:
-            number = results.cell(*case, measure)
-            columns.append(_number(number, best[measure]) if number else _none(results, case))
-            share = results.share(engine, size, threads, measure)
-            columns.append("-" if share is None else f"{share:.0%}")
-        for _, field, unit, digits in _COSTS:
-            cost = None if results.failure(*case) else results.cost(*case, field)
-            columns.append("-" if cost is None else f"{cost / unit:.{digits}f}")
-        yield _row(engine["label"], *columns)
-
-
-def _number(number: Cell, best: float) -> str:
-    text = f"{number.median:.4g}"
-    if number.median == best:
-        text = f"**{text}**"
-    spread = f" ({number.low:.4g} to {number.high:.4g})" if len(number.rounds) > 1 else ""
-    return text + spread + " disturbed" * number.disturbed
-
-
-def _none(results: Results, case: tuple[str, int, int] | Any) -> str:
-    return "failed" if results.failure(*case) else "-"
-
-
-def _ratios(
-    results: Results, size: str, threads: int, engines: Sequence[dict[str, Any]]
-) -> Iterator[str]:
-    ours = next((e for e in engines if e["ours"]), None)
-    peers = [e for e in engines if not e["ours"]]
-    if ours is None or not peers or results.failure(ours["name"], size, threads):
-        return
-    measures = results.record["measures"]
-    yield _row(f"{ours['label']} over", *(MEASURES[measure].label for measure in measures))
-    yield _row(*["---"] * (1 + len(measures)))
-    for engine in peers:
-        columns = []
-        for measure in measures:
-            a = results.cell(ours["name"], size, threads, measure)
-            b = results.cell(engine["name"], size, threads, measure)
-            found = ratio(a.rounds, b.rounds) if a and b else None
-            if found is None:
-                columns.append(_none(results, (engine["name"], size, threads)))
-            else:
-                low_high = " ({:.2f} to {:.2f})".format(*found.interval) if found.interval else ""
-                columns.append(f"{found.value:.2f}{low_high}")
-        yield _row(engine["label"], *columns)
-
-
-def _failures(
-    results: Results, size: str, threads: int, engines: Sequence[dict[str, Any]]
-) -> Iterator[str]:
+    yield ""
+    yield f"## {NAMES[size]}, {_threads(threads)}, {engines[0]['group']}"
+    yield ""
+    yield from _speeds(results, size, threads, engines)
+    for scaling in (False, True):
+        measures = results.measures(size, threads, scaling=scaling)
+        if measures and scaling:
+            yield ""
+            yield from _scaling(results, size, threads, engines, measures)
+        if measures:
+            yield from _ratios(results, size, threads, engines, measures)
     for engine in engines:
         reason = results.failure(engine["name"], size, threads)
         if reason:
             yield ""
-            yield f"{engine['label']} failed: {' '.join(reason.split())[:300]}"
+            yield f"{engine['label']} failed: {reason}"
+
+
+def _speeds(
+    results: Results, size: str, threads: int, engines: Sequence[Described]
+) -> Iterator[str]:
+    measures = results.measures(size, threads, scaling=False)
+    headers = [header for name in measures for header in (MEASURES[name].label, "roof")]
+    yield _row("engine", *headers, *(header for header, *_ in _COSTS))
+    yield _row(*["---"] * (1 + len(headers) + len(_COSTS)))
+    for engine in engines:
+        columns = []
+        for measure in measures:
+            share = results.share(engine, size, threads, measure)
+            columns.append(_speed(results, engine, engines, size, threads, measure))
+            columns.append("-" if share is None else f"{share:.0%}")
+        for _, field, unit, digits in _COSTS:
+            cost = results.cost(engine["name"], size, threads, field)
+            columns.append("-" if cost is None else f"{cost / unit:.{digits}f}")
+        yield _row(engine["label"], *columns)
+
+
+def _scaling(
+    results: Results, size: str, threads: int, engines: Sequence[Described], measures: list[str]
+) -> Iterator[str]:
+    yield _row("engine", *(MEASURES[name].label for name in measures))
+    yield _row(*["---"] * (1 + len(measures)))
+    for engine in engines:
+        speeds = (_speed(results, engine, engines, size, threads, name) for name in measures)
+        yield _row(engine["label"], *speeds)
+
+
+def _speed(
+    results: Results,
+    engine: Described,
+    engines: Sequence[Described],
+    size: str,
+    threads: int,
+    measure: str,
+) -> str:
+    if results.failure(engine["name"], size, threads):
+        return "failed"
+    found = results.cell(engine["name"], size, threads, measure)
+    if found is None:
+        return "-"
+    others = (results.cell(other["name"], size, threads, measure) for other in engines)
+    return _number(found, found.median >= max(other.median for other in others if other))
+
+
+def _number(number: Cell, best: bool) -> str:
+    text = f"{number.median:.4g}"
+    if best:
+        text = f"**{text}**"
+    spread = f" ({number.low:.4g} to {number.high:.4g})" if len(number.rounds) > 1 else ""
+    return text + spread + " DISTURBED" * number.disturbed
+
+
+def _ratios(
+    results: Results, size: str, threads: int, engines: Sequence[Described], measures: list[str]
+) -> Iterator[str]:
+    """Yield the table of ours over theirs, if there are both."""
+    ours = next((engine for engine in engines if engine["ours"]), None)
+    peers = [engine for engine in engines if not engine["ours"]]
+    if ours is None or not peers or results.failure(ours["name"], size, threads):
+        return
+    yield ""
+    yield _row(f"{ours['label']} over", *(MEASURES[name].label for name in measures))
+    yield _row(*["---"] * (1 + len(measures)))
+    for engine in peers:
+        columns = []
+        for measure in measures:
+            found = results.ratio(ours["name"], engine["name"], size, threads, measure)
+            if found is None:
+                failed = results.failure(engine["name"], size, threads)
+                columns.append("failed" if failed else "-")
+                continue
+            low, high = found.interval or (0, 0)
+            interval = f" ({low:.2f} to {high:.2f})" if found.interval else ""
+            columns.append(f"{found.value:.2f}{interval}{' DISTURBED' * found.disturbed}")
+        yield _row(engine["label"], *columns)
 
 
 def _tail(results: Results) -> Iterator[str]:
     record = results.record
     versions = {visit["engine"]: visit["version"] for visit in record["visits"]}
-    for engine in record["engines"]:
+    for engine in results.engines:
         if engine["name"] in versions:
             yield f"- {engine['label']}: {versions[engine['name']]}"
     dropped = sum(not sample["clean"] for sample in record["samples"])
     yield ""
     yield (
         f"{dropped} of {len(record['samples'])} samples saw other processes take more than "
-        f"{FOREIGN_LIMIT:.1%} of the CPU time and were measured again. Behind a speed is its share "
-        "of the roof: of reading every weight once a step, or of its multiplications, whichever "
-        "takes longer at the rates above. Behind a ratio is its 95% interval."
+        f"{FOREIGN_LIMIT:.1%} of the CPU time and were left out; DISTURBED are those of which "
+        "nothing would have been left. Do not quote them."
     )
+
+
+def _threads(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}"
 
 
 def _row(*columns: str) -> str:

@@ -3,17 +3,17 @@
     python -m benchmarks.peers.run [--profile quick] [--sizes gpt2 gpt2-xl] [--threads 1 2] ...
 
 `prepare` has to make environments and models first. In every round each engine is started, loads
-its model, and does every measure with the same prompts; whatever was measured while other processes
-took the CPUs is measured again and does not count. Results: DATE-CPU.md and .json in --output.
+its model, and does every measure with the same prompts; what was measured while other processes
+took the CPUs does not count and is measured again. Results: DATE-CPU.md and .json in --output.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
 import re
+import signal
 import sys
 import time
 from datetime import date
@@ -22,37 +22,31 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.cpu_clock import FOREIGN_LIMIT
+from benchmarks.peers import quality
 from benchmarks.peers.client import EngineError, EngineProcess
-from benchmarks.peers.engines import Engine, Places, chosen
+from benchmarks.peers.engines import Engine
 from benchmarks.peers.measures import MEASURES, WARM_UP
+from benchmarks.peers.plan import Case, Plan, plan, public
 from benchmarks.peers.report import report
-from benchmarks.random_checkpoints import SIZES
 from benchmarks.roofline import RoofMeter
-from gpt2fast.threads import available_cpus
+from gpt2fast import _core
 
-PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"sizes": ["gpt2"], "rounds": 2, "repeats": 1, "engines": ["int8"]},
-    "full": {"sizes": list(SIZES)[1:], "rounds": 3, "repeats": 2, "engines": ["int8"]},
-}
 _ATTEMPTS = 3  # to find the CPUs free of others
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 class Comparison:
     """Runs rounds and remembers everything; `record` is what the JSON holds."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-        self._places = Places(options.cache)
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._roofs = RoofMeter()
         self._failed: set[tuple[str, str, int]] = set()
         self.record: dict[str, Any] = {
             "machine": machine.facts(),
             "commit": machine.commit(),
             "date": date.today().isoformat(),
-            "command": " ".join(["python -m benchmarks.peers.run", *_public(sys.argv[1:])]),
-            "engines": [_described(engine) for engine in options.engines],
-            "measures": options.measures,
+            "command": " ".join(["python -m benchmarks.peers.run", *public(sys.argv[1:])]),
+            "engines": [_described(engine) for engine in plan.engines],
             "roofs": [],
             "visits": [],
             "samples": [],
@@ -60,63 +54,81 @@ class Comparison:
         }
 
     def run(self) -> None:
-        """Do all rounds; engines begin in another order in each, to be fair to all."""
-        options = self._options
-        cases = list(itertools.product(options.sizes, options.threads))
-        for round_ in range(options.rounds):
-            for size, threads in cases:
-                self._measure_roofs(threads, round_)
-                shift = round_ % len(options.engines)
-                for engine in options.engines[shift:] + options.engines[:shift]:
-                    self._visit(engine, size, threads, round_)
+        """Do all rounds; another engine begins in each, to be fair to all."""
+        engines = self._plan.engines
+        for round_ in range(self._plan.rounds):
+            for case in self._plan.cases:
+                for target in dict.fromkeys(engine.target for engine in engines):
+                    self._measure_roofs(case.threads, target, round_)
+                shift = round_ % len(engines)
+                for engine in engines[shift:] + engines[:shift]:
+                    self._visit(engine, case, round_)
 
-    def _measure_roofs(self, threads: int, round_: int) -> None:
-        roofs = self._roofs.measure(threads, None)
+    def compare_quality(self, text: Path) -> None:
+        """Add what each format costs, and the tokenizers' speeds."""
+        sizes = list(dict.fromkeys(case.size for case in self._plan.cases))
+        self.record["quality"] = quality.compare(
+            self._plan.places, self._plan.engines, sizes, quality.Trained.below(text)
+        )
+        try:
+            from benchmarks import tokenizer_speed  # needs tiktoken and tokenizers
+        except ImportError as error:
+            self.record["tokenizers"] = [{"failed": str(error)}]
+        else:
+            self.record["tokenizers"] = tokenizer_speed.measure(text)
+
+    def _measure_roofs(self, threads: int, target: str, round_: int) -> None:
+        _core.force_target(target or None)
+        try:
+            roofs = dataclasses.asdict(self._roofs.measure(threads, None))
+        finally:
+            _core.force_target(None)
         self.record["roofs"].append(
-            {"threads": threads, "round": round_, **dataclasses.asdict(roofs)}
+            {"threads": threads, "target": target, "round": round_, "rates": roofs}
         )
 
-    def _visit(self, engine: Engine, size: str, threads: int, round_: int) -> None:
+    def _visit(self, engine: Engine, case: Case, round_: int) -> None:
         """Start an engine and measure it; what fails once is not tried again."""
-        case = {"engine": engine.name, "size": size, "threads": threads}
-        key = (engine.name, size, threads)
+        key = (engine.name, case.size, case.threads)
         if key in self._failed:
             return
+        where = dict(zip(("engine", "size", "threads"), key, strict=True)) | {"round": round_}
         start = time.monotonic()
         try:
-            with EngineProcess(engine, self._places, size, threads) as process:
+            with EngineProcess(engine, self._plan.places, case.size, case.threads) as process:
                 first = process.generate(WARM_UP.ids(round_, 0), 1)
                 process.generate(WARM_UP.ids(round_, 1), 8)
-                for name in self._options.measures:
-                    self._samples(process, case, name, round_)
-                visit = {"version": process.version, "peak_bytes": process.peak_bytes}
-                load = process.load_seconds
+                for name in case.measures:
+                    self._samples(process, where, name, case.repeats)
+                visit = {
+                    "version": process.version,
+                    "load_seconds": process.load_seconds,
+                    "first_token_seconds": process.load_seconds + first.first,
+                    "peak_bytes": process.peak_bytes,
+                    "file_bytes": _bytes(self._plan.places.model(engine, case.size)),
+                }
         except EngineError as error:
             self._failed.add(key)
-            self.record["failures"].append({**case, "round": round_, "reason": str(error)})
-            print(f"{engine.name} {size} {threads}: FAILED: {error}", file=sys.stderr)
+            self.record["failures"].append({**where, "reason": str(error)})
+            print(*key, f"FAILED: {error}", file=sys.stderr)
             return
-        visit |= {"load_seconds": load, "first_token_seconds": load + first.first}
-        visit["file_bytes"] = _bytes(self._places.model(engine, size))
-        self.record["visits"].append({**case, "round": round_, **visit})
-        taken = time.monotonic() - start
-        print(f"{engine.name} {size} {threads} threads: {taken:.1f} s", file=sys.stderr)
+        self.record["visits"].append({**where, **visit})
+        print(*key, f"threads: {time.monotonic() - start:.1f} s", file=sys.stderr)
 
     def _samples(
-        self, process: EngineProcess, case: dict[str, Any], name: str, round_: int
+        self, process: EngineProcess, where: dict[str, Any], name: str, repeats: int
     ) -> None:
-        measure, size = MEASURES[name], case["size"]
-        if name in ("prompt512", "batch8"):  # buffers and code for a new shape are made once
+        measure, size, round_ = MEASURES[name], where["size"], where["round"]
+        if measure.counts_prompt or measure.prompts > 1:  # what a new shape needs is made once
             process.generate(measure.ids(round_, 1000), min(2, measure.new(size)))
         done = 0
-        for attempt in range(self._options.repeats * _ATTEMPTS):
+        for attempt in range(repeats * _ATTEMPTS):
             sample = process.generate(measure.ids(round_, attempt), measure.new(size))
             clean = sample.foreign is None or sample.foreign <= FOREIGN_LIMIT
             self.record["samples"].append(
                 {
-                    **case,
+                    **where,
                     "measure": name,
-                    "round": round_,
                     "rate": measure.rate(size, sample.first, sample.rest),
                     "first": sample.first,
                     "rest": sample.rest,
@@ -125,80 +137,46 @@ class Comparison:
                 }
             )
             done += clean
-            if done == self._options.repeats:
+            if done == repeats:
                 return
 
 
 def _described(engine: Engine) -> dict[str, Any]:
-    return {
-        "name": engine.name,
-        "label": engine.label,
-        "group": engine.group,
-        "ours": engine.ours,
-        "bits": engine.bits,
-    }
+    names = ("name", "label", "group", "ours", "bits", "target")
+    return {name: getattr(engine, name) for name in names}
 
 
 def _bytes(model: Path) -> int:
     return sum(path.stat().st_size for path in model.iterdir())
 
 
-def _public(arguments: list[str]) -> list[str]:
-    """Return the arguments without those that say where things are on this machine."""
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and not argument.startswith(("--cache", "--output")):
-            kept.append(argument)
-        skip = argument in ("--cache", "--output")
-    return kept
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Return the options; those not given are the profile's. Ends with a message on bad ones."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    cpus = available_cpus()
-    parser.add_argument("--profile", choices=PROFILES, default="full", help="default: %(default)s")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, metavar="SIZE")
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
-    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
-    parser.add_argument("--engines", nargs="+", metavar="ENGINE or GROUP")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--repeats", type=int, help="of each measure in a round")
-    parser.add_argument("--cache", type=Path, default=Places.default(), help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=_RESULTS, help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    for name, value in PROFILES[options.profile].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    for name in ("rounds", "repeats"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} {getattr(options, name)}: 1 or more is allowed")
-    for threads in options.threads:
-        if not 1 <= threads <= cpus:
-            parser.error(f"--threads {threads}: 1 to {cpus} are allowed, the CPUs there are")
-    try:
-        options.engines = chosen(options.engines)
-    except ValueError as error:
-        parser.error(f"--engines: {error}")
-    return options
-
-
 def main() -> None:
-    """Run, and write the report; also of what was done before Ctrl-C."""
-    options = parse(sys.argv[1:])
-    comparison = Comparison(options)
+    """Run, and write the report; also of what was done before Ctrl-C or a SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    todo = plan(sys.argv[1:])
+    comparison = Comparison(todo)
     try:
         comparison.run()
+        if todo.text:
+            comparison.compare_quality(todo.text)
     except KeyboardInterrupt:
-        print("interrupted: the report has the rounds so far", file=sys.stderr)
+        print("interrupted: the report has what was done so far", file=sys.stderr)
     record = comparison.record
-    cpu = re.sub(r"[^a-z0-9]+", "-", record["machine"]["cpu"].lower()).strip("-")
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"{record['date']}-{cpu}"
-    text = report(record)
+    path = _free(todo.output, record)
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    text = report(record)
     path.with_suffix(".md").write_text(text)
-    print(text)
+    print(text, end="")
+    print(f"written: {path}.md and .json", file=sys.stderr)
+
+
+def _free(folder: Path, record: dict[str, Any]) -> Path:
+    """Return a path for the results, without suffix, at which there are none yet."""
+    cpu = re.sub(r"[^a-z0-9]+", "-", record["machine"]["cpu"].lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{record['date']}-{cpu}"
+    numbered = (folder / (name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
+    return next(path for path in numbered if not path.with_suffix(".json").exists())
 
 
 if __name__ == "__main__":
