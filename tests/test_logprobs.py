@@ -93,8 +93,7 @@ def test_what_was_cut_short_is_complete(model: gpt2fast.Model) -> None:
     """Catches log-probabilities of tokens that were not drawn or not handed out."""
     flag = gpt2fast.CancelFlag()
     stream = model.stream(PROMPT, logprobs=1, cancel=flag, max_new_tokens=200)
-    for _, _ in zip(range(5), stream, strict=False):
-        pass
+    next(stream)  # the first token comes alone, later ones many at a time
     flag.set()
     last = list(stream)[-1]
     assert (last.token, last.logprob, last.top) == (None, None, None)
