@@ -97,13 +97,22 @@ def test_estimate_for_every_reader(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache_dtype", ["float16", "float32"])
-@pytest.mark.parametrize("n_ctx", [1, 64, 65, 512])
-def test_estimate_of_the_cache(n_ctx: int, cache_dtype: str) -> None:
-    """Catches a formula that is not what the core allocates."""
-    with gpt2fast.load(cache_dtype=cache_dtype) as model:
+@pytest.mark.parametrize(
+    ("source", "n_ctx"),
+    [
+        ("tales", 1),
+        ("tales", 64),
+        ("tales", 65),
+        ("tales", 512),
+        (FIXTURES / "v1-int8.safetensors", 9),
+    ],
+)
+def test_estimate_of_the_cache(source: Path | str, n_ctx: int, cache_dtype: str) -> None:
+    """Catches a formula that is not what the core allocates, also for heads of 9 dimensions."""
+    with gpt2fast.load(source, cache_dtype=cache_dtype) as model:
         cache = model._engine.new_cache()
         model._engine.core.forward([cache], [np.zeros(n_ctx, np.int32)], [1])
-        found = gpt2fast.estimate("tales", n_ctx=n_ctx, cache_dtype=cache_dtype)
+        found = gpt2fast.estimate(source, n_ctx=n_ctx, cache_dtype=cache_dtype)
         assert (found.n_ctx, found.cache) == (n_ctx, cache.nbytes)
         assert model.memory.caches == cache.nbytes
 
