@@ -10,8 +10,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -41,7 +42,8 @@ class Hub:
 
     `cut` maps file names to the bytes after which the connection breaks, once. `answer` replaces
     every answer by a status and body. `token` opens private and gated models. `blobs` false leaves
-    sizes and hashes out, as plain mirrors do. `warning` is sent for huggingface_hub to show.
+    sizes and hashes out, as plain mirrors do. `warning` is sent for huggingface_hub to show;
+    `delay` is in seconds.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class Hub:
         self.token = "hf_secret"
         self.blobs = True
         self.warning = ""
+        self.delay = 0.0
         self.url = self.storage = ""
 
     def publish(self, repo: str, files: dict[str, bytes], ref: str = "main") -> str:
@@ -94,10 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._serve()
+        self.do_GET()
 
     def do_GET(self) -> None:
-        self._serve()
+        time.sleep(self.hub.delay)
+        with suppress(ConnectionError):  # the client waits no longer
+            self._serve()
 
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)

@@ -277,13 +277,17 @@ def test_others_find_what_was_downloaded(hub: Hub) -> None:
     assert Path(path).parent.name == hub.repos[REPO].refs["main"]
 
 
-@pytest.mark.parametrize("why", ["refused", "503", "429", "html"])
+@pytest.mark.parametrize("why", ["refused", "silent", "503", "429", "html"])
 def test_hub_that_does_not_answer(why: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a network error that is not explained, or that keeps a converted model closed."""
     path = load()[0].path
     if why == "refused":
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
         expected = r"cannot reach http://127.0.0.1:\d+ .*refused.*: check .* HF_ENDPOINT"
+    elif why == "silent":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
+        hub.delay = 1.0
+        expected = r"cannot reach http://127.0.0.1:\d+ .*timed out.*: check .* HF_ENDPOINT"
     elif why == "html":
         hub.answer = (200, "<html>Welcome to the hotel</html>")
         expected = "does not answer as the Hub does .* check the address in HF_ENDPOINT"
@@ -329,6 +333,11 @@ def test_changed_model(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> Non
     assert states == {old: "replaced", new.path: "current"}
     hub.publish(REPO, files, "v1")
     assert load(revision="v1")[0].path == old
+    assert {model.state for model in cached_models(tmp_path / "cache")} == {"current"}
+    hub.publish(REPO, files | {"config.json": files["config.json"] + b"\n\n"})
+    assert load()[0].path not in (old, new.path)
+    for answer in tmp_path.glob("cache/hub-*.json"):
+        answer.unlink()  # then nobody knows which is the current one
     assert {model.state for model in cached_models(tmp_path / "cache")} == {"current"}
 
 
