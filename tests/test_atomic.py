@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from gpt2fast import atomic
 from gpt2fast.atomic import replacing, sweep
 
+fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
 HOUR = 3600
 
 
