@@ -86,6 +86,7 @@ def run(
     threads: int,
     prompt_threads: int,
     seconds: float,
+    chunk: int = 0,
     cancel: CancelFlag | None = None,
     deadline: float = 0.0,
 ) -> None: ...

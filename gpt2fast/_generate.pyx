@@ -200,7 +200,7 @@ cdef _hold(object lock, list held):
 
 
 def run(model, list sequences not None, Workspace workspace not None, *, int32_t threads,
-        int32_t prompt_threads, double seconds, CancelFlag cancel=None,
+        int32_t prompt_threads, double seconds, int32_t chunk=0, CancelFlag cancel=None,
         double deadline=0) -> None:
     """Go on with all unfinished sequences, at least by one token each.
 
@@ -229,7 +229,7 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
             raise MemoryError
         memset(&control, 0, sizeof(control))
         control.threads, control.prompt_threads = threads, prompt_threads
-        control.deadline = deadline
+        control.chunk, control.deadline = chunk, deadline
         if cancel is not None:
             control.cancel = &cancel.value
         control.poll_context = <void*>poll

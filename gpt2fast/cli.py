@@ -80,23 +80,11 @@ def parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--file", metavar="F", help="read the prompt from a file")
     _add_model_options(generate)
-    generate.add_argument("--max-new-tokens", type=int, metavar="N", help="default: 128")
+    from gpt2fast.cli_sampling import add_sampling_options
+
+    add_sampling_options(generate)
     generate.add_argument(
-        "--temperature", type=float, metavar="T", help="0 is greedy; default: 0.8"
-    )
-    generate.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
-    generate.add_argument(
-        "--top-p", type=float, metavar="P", help="keep this share of probability; default: 0.9"
-    )
-    generate.add_argument(
-        "--min-p", type=float, metavar="P", help="keep what has this share of the likeliest's"
-    )
-    generate.add_argument("--seed", type=int, metavar="S", help="default: a fresh one")
-    generate.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
-    )
-    generate.add_argument(
-        "--ignore-eot", action="store_true", help="do not end at <|endoftext|>", default=None
+        "--logprobs", type=int, metavar="K", help="with --json: of each token and K alternatives"
     )
     generate.add_argument("--json", action="store_true", help="print one JSON object at the end")
     generate.add_argument(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2fast.cli_sampling import sampling_options
 from gpt2fast.cli_terminal import (
     INTERRUPTED,
     PROGRAM,
@@ -24,22 +25,14 @@ from gpt2fast.sampling import Options
 if TYPE_CHECKING:
     from gpt2fast.stream import Stream
 
-_OPTIONS = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "seed",
-    "stop",
-    "ignore_eot",
-)
-
 
 def generate(arguments: argparse.Namespace) -> int:
     """Write the continuation of the prompt to stdout; return the exit status."""
-    given = {name: getattr(arguments, name) for name in _OPTIONS}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = sampling_options(arguments)
+    if arguments.logprobs is not None:
+        if not arguments.json:
+            raise UsageError("--logprobs goes with --json")
+        options["logprobs"] = arguments.logprobs
     Options(**options)  # a bad one is refused before the model is loaded
     prompt = _prompt(arguments)
     progress = None if arguments.quiet else progress_line(f"loading {arguments.model}")
@@ -86,6 +79,8 @@ def _finish(stream: Stream, *, as_json: bool) -> None:
         "seed": completion.seed,
         "timings": asdict(completion.timings),
     }
+    if completion.logprobs is not None:
+        content["logprobs"] = completion.logprobs
     print(json.dumps(content), flush=True)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpt2fast import _core
 from gpt2fast._generate import StopStrings
 from gpt2fast.checkpoints.packed import PackedModel
-from gpt2fast.config import CheckpointError
+from gpt2fast.config import CheckpointError, Config
 
 if TYPE_CHECKING:
     from gpt2fast.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ class Engine:
         self.threads = threads
         self.prompt_threads = prompt_threads
         self.cache_dtype = cache_dtype or default_cache_dtype(packed.dtype)
+        self.chunk = prompt_chunk(packed.config, packed.dtype)
         self._caches: set[weakref.ref[_core.Cache]] = set()
         self._core: _core.Model | None = _core.Model(
             packed.config.to_dict(), packed.dtype, packed.tensors
@@ -143,6 +144,17 @@ class Engine:
             offsets = array("I", accumulate(map(len, tokens), initial=0))
             self._table = b"".join(tokens), offsets.tobytes()
         return self._table
+
+
+def prompt_chunk(config: Config, dtype: str) -> int:
+    """Return how many tokens of a prompt are processed at a time: as many as make no call late.
+
+    Cancel, deadline and Ctrl-C are looked for after each layer. With so many tokens one takes some
+    20 ms on two cores of 2023; fewer would read the weights more often than their arithmetic hides.
+    """
+    operations = 8 * config.n_embd**2 + 4 * config.n_embd * config.n_inner  # of a token, a layer
+    most = (8e9 if dtype == "int8" else 4e9) / operations
+    return min(max(int(most) // 64 * 64, 64), 512)
 
 
 def default_cache_dtype(dtype: str) -> str:

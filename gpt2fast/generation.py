@@ -219,6 +219,7 @@ def complete(plan: Plan, writings: list[Writing]) -> list[Completion]:
             workspace,
             threads=engine.threads,
             prompt_threads=engine.prompt_threads,
+            chunk=engine.chunk,
             seconds=0.0 if waited_for else math.inf,  # one step
             cancel=options.cancel,
             deadline=deadline,

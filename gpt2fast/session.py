@@ -84,6 +84,7 @@ class Session:
                 [1],
                 threads=engine.threads,
                 prompt_threads=engine.prompt_threads,
+                chunk=engine.chunk,
             )
             self._logits[:] = rows[0][0]
         except BaseException:  # a signal may come when they are in the cache

@@ -87,6 +87,7 @@ class Stream(Iterator[Chunk]):
             self._workspace,
             threads=plan.engine.threads,
             prompt_threads=plan.engine.prompt_threads,
+            chunk=plan.engine.chunk,
             seconds=SECONDS if self._n_tokens else 0.0,
             cancel=plan.options.cancel,
             deadline=self._deadline,

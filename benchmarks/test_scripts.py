@@ -1,0 +1,34 @@
+"""The scripts of this folder run: nothing here is timed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import gpt2fast
+from benchmarks import cancel_latency, presets
+from gpt2fast.presets import PRESETS
+
+
+def test_repetition_and_distinct() -> None:
+    """Catches a metric that counts otherwise than its papers."""
+    assert presets.repetition([1, 2, 1, 2, 1], 2) == 0.5
+    assert presets.repetition([1, 2, 3], 2) == 0
+    assert presets.distinct([[1, 2], [1, 2, 3]], 2) == 2 / 3
+
+
+@pytest.mark.skipif("GPT2FAST_TEST_DATA" not in os.environ, reason="GPT2FAST_TEST_DATA is not set")
+def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a script that no longer runs, or a preset that its table leaves out."""
+    presets.main(["--texts", "2"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    names = [line.split("|")[1].strip() for line in lines]
+    assert names == ["books", "temperature=0", "no preset", *PRESETS]
+
+
+def test_cancel_latency() -> None:
+    """Catches a script that no longer runs, or a word that is not heard."""
+    with gpt2fast.load("tales", threads=1) as model:
+        found = cancel_latency.measure(model, [5], [0.01])
+    assert all(-10 < time < 5000 for times in found.values() for time in times)

@@ -1,0 +1,68 @@
+"""Ending a text from outside while its prompt is read, and what is left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import gpt2fast
+from gpt2fast.engine import prompt_chunk
+
+PROMPT = [5 + i % 90 for i in range(480)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[gpt2fast.Model]:
+    with gpt2fast.load("tales", threads=1) as loaded:
+        yield loaded
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "chunk"),
+    [(768, "int8", 512), (1280, "int8", 192), (1600, "int8", 128), (768, "float32", 256)],
+)
+def test_wide_models_read_less_at_a_time(width: int, dtype: str, chunk: int) -> None:
+    """Catches layers of a prompt that take so long that a cancel is heard too late."""
+    config: Any = SimpleNamespace(n_embd=width, n_inner=4 * width)
+    assert prompt_chunk(config, dtype) == chunk
+
+
+def test_the_chunk_does_not_matter(model: gpt2fast.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a text that depends on how its prompt is cut."""
+    expected = model.generate(PROMPT, seed=1, max_new_tokens=10)
+    for chunk in (1, 7, 64, 200):
+        monkeypatch.setattr(model._engine, "chunk", chunk)
+        assert model.generate(PROMPT, seed=1, max_new_tokens=10) == expected
+
+
+def test_ended_while_reading(model: gpt2fast.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a chunk that is half in the cache, or a session that goes on from it wrongly."""
+    monkeypatch.setattr(model._engine, "chunk", 16)
+    expected = model.generate(PROMPT, seed=3, max_new_tokens=8)
+    lengths, seconds = set(), 1e-4
+    while True:
+        session = model.session()
+        session.append(PROMPT)
+        done = session.generate(deadline=seconds, max_new_tokens=8, seed=3)
+        if done.tokens:
+            break
+        lengths.add(session._cache.length)
+        assert done.finish_reason == "deadline"
+        assert session._cache.length % 16 == 0
+        assert session.tokens == PROMPT
+        assert session.generate(max_new_tokens=8, seed=3).tokens == expected.tokens
+        seconds *= 1.2
+    assert len(lengths) > 2
+
+
+def test_a_long_batch_of_prompts_ends_at_once(model: gpt2fast.Model) -> None:
+    """Catches a word that is heard only between prompts: these take a second and more."""
+    started = time.monotonic()
+    done = model.generate([PROMPT] * 64, deadline=0.01, max_new_tokens=8)
+    assert time.monotonic() - started < 0.5
+    assert {completion.finish_reason for completion in done} == {"deadline"}
+    assert not any(completion.tokens for completion in done)
