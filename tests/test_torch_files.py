@@ -268,7 +268,7 @@ def test_64_bit_record(tmp_path: Path) -> None:
     plain = zip_file(RECORDS)
     header = plain.index(b"PK\3\4", 1 + plain.index(b"archive/byteorder"))
     wide = struct.pack("<2H3Q", 1, 24, 48, 48, header)
-    other = struct.pack("<2HI", 0x4246, 4, 0)  # a field of another kind before it
+    other = struct.pack("<2H24x", 0x4246, 24)  # a field of another kind before it
     last = ZipRecord(
         "archive/data/0", NUMBERS.tobytes(), size=0xFFFFFFFF, header=0xFFFFFFFF, extra=other + wide
     )
