@@ -20,6 +20,8 @@ OPTIONS: dict[str, dict[str, float]] = {
     "top_k": {"temperature": 0.8, "top_k": 40},
     "top_p": {"temperature": 0.8, "top_p": 0.9},
     "min_p": {"temperature": 0.8, "min_p": 0.05},
+    "typical_p": {"temperature": 0.8, "typical_p": 0.9},
+    "mirostat": {"temperature": 0.8, "mirostat_tau": 3.0},
 }
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gpt2fast
 from gpt2fast import generation
-from gpt2fast._generate import StopStrings, run, scan
+from gpt2fast._generate import StopStrings, adjusted, filtered, run, scan
 from gpt2fast.generation import Writing, complete
 from gpt2fast.plan import Plan
+from gpt2fast.rules import native_rules
 from gpt2fast.sampling import Options
 
 PROMPT = "Once upon a time"
@@ -44,6 +47,48 @@ def test_samples_equal_separate_runs(model: gpt2fast.Model, options: dict[str, A
     assert len({tuple(completion.tokens) for completion in got}) > 30
     both = model.generate([PROMPT, "The king"], n=3, **options)
     assert both == [separately(model, prompt, 3, options) for prompt in (PROMPT, "The king")]
+
+
+@pytest.mark.parametrize(
+    ("rules", "filters"),
+    [
+        ({"repetition_penalty": 1.5, "logit_bias": {20: 4.0}}, {"top_p": 0.8}),
+        (
+            {"presence_penalty": -1.0, "no_repeat_ngram": 1},
+            {"typical_p": 0.6, "top_k": 30, "top_p": 1.0},
+        ),
+        ({"bad_tokens": [11]}, {"mirostat_tau": 3.0}),
+    ],
+)
+def test_draws_follow_the_distribution(
+    model: gpt2fast.Model, rules: dict[str, Any], filters: dict[str, Any]
+) -> None:
+    """Catches draws of a text that rules or filters bias: chi-square at 1 in 10,000.
+
+    The first token of 8,192 samples; tokens that are expected less than 5 times count as one.
+    """
+    options: dict[str, Any] = {"temperature": 1.0, **rules, **filters}
+    prompt = model.tokenizer.encode(PROMPT)
+    native = native_rules(model._engine, Options(**rules))
+    assert native is not None
+    row = model.logits(prompt, last_only=True)
+    none = np.zeros(0, np.int32)
+    left = np.array(adjusted(row, native, np.array(prompt, np.int32), 0, none), np.float32)
+    kept = filtered(left, **filters)
+    counts: Counter[int] = Counter()
+    for seed in range(8):
+        done = model.generate(prompt, n=1024, max_new_tokens=1, seed=seed, **options)
+        counts.update(completion.tokens[0] for completion in done)
+    assert counts.keys() <= kept.keys()
+    expected = {token: mass * 8192 / sum(kept.values()) for token, mass in kept.items()}
+    often = [token for token in kept if expected[token] >= 5]
+    cells = [(counts[token], expected[token]) for token in often]
+    cells.append((8192 - sum(c for c, _ in cells), max(8192 - sum(e for _, e in cells), 5.0)))
+    chi_square = sum((count - mean) ** 2 / mean for count, mean in cells)
+    degrees = len(cells) - 1
+    bound = degrees * (1 - 2 / (9 * degrees) + 3.719 * (2 / (9 * degrees)) ** 0.5) ** 3
+    assert len(often) > 3
+    assert chi_square < bound
 
 
 def test_the_prompt_is_processed_once(
