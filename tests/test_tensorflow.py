@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from checkpoint_files import hf_config, random_tensors, write_checkpoint, write_
 import gpt2fast
 from gpt2fast.checkpoints import Checkpoint, open_checkpoint
 from gpt2fast.checkpoints.crc32c import crc32c
+from gpt2fast.checkpoints.tensor_bundle import TensorBundle
 from gpt2fast.config import CheckpointError, Config
 
 DATA = Path(__file__).parent / "data" / "tensorflow"
@@ -236,19 +238,44 @@ def test_convert_leaves_the_source_and_one_file(tmp_path: Path) -> None:
         assert packed.fingerprint == direct.fingerprint
 
 
-def test_a_change_of_the_latest_is_noticed(tmp_path: Path) -> None:
-    """Catches a cached model that stays after training went on."""
+def test_receipt_hashes_the_tensors_that_were_read(tmp_path: Path) -> None:
+    """Catches a receipt whose digest is not that of the weights as stored."""
+    receipt = gpt2fast.convert(DATA / "optimizer", tmp_path / "out.safetensors")
+    lines = [
+        f"{name} {sha256}\n" for name, sha256 in sorted(expected("optimizer")["sha256"].items())
+    ]
+    digest = hashlib.sha256("".join(["\n", *lines]).encode()).hexdigest()
+    assert receipt.files[-1].tensors_sha256 == digest
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "model-2.index"])
+def test_a_change_is_noticed(name: str, tmp_path: Path) -> None:
+    """Catches a cached model that stays after training went on, whatever size and time say."""
     run = copy("run1", tmp_path)
     with open_checkpoint(run) as checkpoint:
         before = checkpoint.identity()
-    stat = (run / "checkpoint").stat()
-    (run / "checkpoint").write_text(
-        (run / "checkpoint").read_text(encoding="utf-8").replace('"model-2"', '"model-1"', 1),
-        encoding="utf-8",
-    )
-    os.utime(run / "checkpoint", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    stat = (run / name).stat()
+    latest = (run / "checkpoint").read_text(encoding="utf-8").replace('"model-2"', '"model-1"', 1)
+    changed = {"checkpoint": latest.encode(), "model-2.index": (run / "model-1.index").read_bytes()}
+    (run / name).write_bytes(changed[name])
+    os.utime(run / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (run / name).stat().st_size == stat.st_size
     with open_checkpoint(run) as checkpoint:
         assert checkpoint.identity() != before
+
+
+def test_a_change_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the configuration of one checkpoint with the weights of another."""
+    directory = copy("released", tmp_path)
+    select = TensorBundle.select
+
+    def slow_select(bundle: TensorBundle, names: Iterable[str]) -> None:
+        os.utime(directory / "hparams.json", (1, 1))
+        select(bundle, names)
+
+    monkeypatch.setattr(TensorBundle, "select", slow_select)
+    with pytest.raises(CheckpointError, match=r"hparams\.json changed while it was read"):
+        open_checkpoint(directory)
 
 
 def test_crc32c_of_published_vectors() -> None:
