@@ -1,14 +1,19 @@
-"""Fixtures of the whole suite: targets, test files, the trained model; and the guard on skips."""
+"""Fixtures of the whole suite: targets, test files, models, a Hub; and the guard on skips."""
 
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
 import os
 import signal
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import checkpoint_files
+import hub_server
 import pytest
 import random_checkpoints
 from reference import Array
@@ -101,3 +106,63 @@ def tales(test_data: Path) -> tuple[dict[str, object], dict[str, Array]]:
     found = json.loads((folder / "config.json").read_text())
     config = random_checkpoints.config_from_huggingface(found)
     return config, random_checkpoints.read_safetensors(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def hub_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint that the stand-in of the Hub offers."""
+    from gpt2fast.config import Config
+
+    directory = tmp_path_factory.mktemp("hub") / "local"
+    config = checkpoint_files.hf_config(n_layer=1)
+    shapes = Config.from_huggingface(config).tensor_shapes()
+    checkpoint_files.write_checkpoint(directory, config, checkpoint_files.random_tensors(shapes))
+    checkpoint_files.write_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def hub_files(hub_checkpoint: Path) -> dict[str, bytes]:
+    """All files of its model, with those that nobody here needs."""
+    content = {path.name: path.read_bytes() for path in hub_checkpoint.iterdir()}
+    others = ["tf_model.h5", "flax_model.msgpack", "pytorch_model.bin", "onnx/model.onnx"]
+    return content | hub_server.README | dict.fromkeys(others, b"not needed" * 1000)
+
+
+@pytest.fixture
+def hub(
+    hub_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[hub_server.Hub]:
+    """A Hub with one model, caches that are empty, and models that are never packed in memory."""
+    package = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    for module in ("constants", "file_download"):
+        importlib.import_module(f"huggingface_hub.{module}")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(package.constants, "HF_HUB_CACHE", str(tmp_path / "downloads"))
+    monkeypatch.setattr(package.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(package.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hasty = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
+    monkeypatch.setattr(package.file_download, "time", hasty)
+    monkeypatch.setattr("gpt2fast.loading.IN_MEMORY_BELOW", 0)
+    monkeypatch.chdir(tmp_path)
+    with hub_server.serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
+        server.publish(hub_server.REPO, hub_files)
+        yield server
+
+
+@pytest.fixture
+def cached_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint that is never packed in memory; the cache is `cache`, beside it."""
+    from gpt2fast.config import Config
+
+    monkeypatch.setattr("gpt2fast.loading.IN_MEMORY_BELOW", 0)
+    monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path / "cache"))
+    config = checkpoint_files.hf_config(n_layer=1)
+    tensors = checkpoint_files.random_tensors(Config.from_huggingface(config).tensor_shapes())
+    directory = checkpoint_files.write_checkpoint(tmp_path / "little", config, tensors)
+    checkpoint_files.write_tokenizer(directory)
+    return directory

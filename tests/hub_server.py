@@ -18,6 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+REPO = "tellers/tale.v1"
+NEEDED = ["config.json", "merges.txt", "vocab.json", "model.safetensors"]
+README = {"README.md": b"# a model", ".gitattributes": b"*.bin filter=lfs"}
 LFS = (".safetensors", ".bin", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
