@@ -30,7 +30,7 @@ class OpenVinoGenai:
         return Generated(result.tokens, first / 1e3, (milliseconds[-1] - milliseconds[0]) / 1e3)
 
     def logits(self, _tokens: list[int]) -> NDArray[np.float32]:
-        raise NotImplementedError("OpenVINO GenAI does not give logits")
+        raise NotImplementedError("gives no logits; its model is OpenVINO's")
 
 
 if __name__ == "__main__":

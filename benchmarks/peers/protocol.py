@@ -91,6 +91,8 @@ def serve(make: Callable[[Path, str, int], Engine]) -> None:
                 reply = {"error": "no model is loaded"}
             else:
                 reply = _answer(engine, request)
+        except NotImplementedError as error:
+            reply = {"error": str(error)}
         except Exception as error:  # an engine may raise anything; the other side is told
             reply = {"error": f"{type(error).__name__}: {error}"}
         replies.write(json.dumps(reply | {"peak_bytes": peak_bytes()}) + "\n")
