@@ -118,14 +118,14 @@ def read_to_end(path: Path) -> float:
 
 def run(code: str, path: Path, *arguments: int) -> list[float]:
     """Return the numbers that a process prints."""
-    command = [sys.executable, "-c", code, str(path), *map(str, arguments)]
+    command = [sys.executable, "-P", "-c", code, str(path), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [float(number) for number in done.stdout.split()]
 
 
 def shared(path: Path, threads: int) -> list[tuple[int, int]]:
     """Return Rss and Pss of two processes that both have the model in use."""
-    command = [sys.executable, "-c", SHARE, str(path), str(threads)]
+    command = [sys.executable, "-P", "-c", SHARE, str(path), str(threads)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
