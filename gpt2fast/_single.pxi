@@ -67,6 +67,16 @@ def adjusted(float[::1] logits not None, Rules rules not None, const int32_t[::1
     return [workspace.scratch.adjusted[i] for i in range(n)]
 
 
+def likeliest(const float[::1] logits not None, int32_t k) -> list[int]:
+    """Return the k tokens with the highest logits in order, between equal ones by id."""
+    cdef Workspace workspace = Workspace(logits.shape[0])
+    cdef int32_t n = workspace.n_vocab
+    if not 0 <= k <= n:
+        raise ValueError(f"k is {k}; allowed: 0 to {n}")
+    top_tokens(&logits[0], n, k, workspace.scratch.ids)
+    return [workspace.scratch.ids[i] for i in range(k)]
+
+
 def random(uint64_t seed, uint32_t sample, uint32_t position) -> int:
     """Return the 64 bits that draw the token at a position of a text, in one sample of a seed."""
     return random_bits(seed, sample, position)

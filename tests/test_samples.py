@@ -141,10 +141,12 @@ def test_nothing_ends_a_text_too_early(model: gpt2fast.Model) -> None:
         done = model.generate(PROMPT, temperature=0, stop_tokens=[stop_token], min_new_tokens=least)
         assert stop_token not in done.tokens[:least]
         assert len(done.tokens) >= least
+    at = len(model.generate(PROMPT, temperature=0, stop=[stop]).tokens)
     for least in range(1, 25):
         done = model.generate(
             PROMPT, temperature=0, stop=[stop], min_new_tokens=least, max_new_tokens=30
         )
+        assert least > at or len(done.tokens) == at
         assert len(done.tokens) >= least
         assert done.tokens == likely.tokens[: len(done.tokens)]
         stream = model.stream(
