@@ -3,7 +3,7 @@
     python -m benchmarks.peers.plots FILE.json FOLDER
 
 Needs matplotlib (`pip install "gpt2fast[benchmarks]"`). Writes FOLDER/speed-N.svg, roof-N.svg and
-memory-N.svg for N threads, and scaling.svg; what was not measured is left out.
+memory-N.svg for N threads, and scaling.svg; what was not measured, or only disturbed, is left out.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ except ImportError as error:
 _COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#7f7f7f", "#17becf")
 _CONTEXTS = ("decode32", "decode300", "decode600", "decode900")
 _BATCHES = ("decode32", "batch2", "batch4", "batch8")
+
+_PARAMETERS = "million parameters"
 
 Points = list[tuple[float, float]]
 Curve = Callable[[Described], Points]
@@ -60,7 +62,7 @@ def _by_size(results: Results, threads: int, *, share: bool) -> Figure:
             for size in SIZES:
                 found = results.cell(engine["name"], size, threads, measure)
                 part = results.share(engine, size, threads, measure)
-                if found and part is not None:
+                if found and not found.disturbed and part is not None:
                     points.append((parameters(size) / 1e6, 100 * part if share else found.median))
             return points
 
@@ -69,7 +71,7 @@ def _by_size(results: Results, threads: int, *, share: bool) -> Figure:
     panels = [(m.label, of(name)) for name, m in MEASURES.items() if not m.scaling]
     label = "% of the roof" if share else "tokens/s"
     title = f"{label}, {threads} thread{'s' * (threads > 1)}"
-    return _figure(results, panels, title, "million parameters", label, log=not share)
+    return _figure(results, panels, title, _PARAMETERS, label, log=not share)
 
 
 def _memory(results: Results, threads: int) -> Figure:
@@ -80,7 +82,7 @@ def _memory(results: Results, threads: int) -> Figure:
         return [(parameters(size) / 1e6, cost / 1e6) for size, cost in costs if cost]
 
     title = f"memory, {threads} thread{'s' * (threads > 1)}"
-    return _figure(results, [(title, curve)], "", "million parameters", "peak MB", log=True)
+    return _figure(results, [(title, curve)], "", _PARAMETERS, "peak MB", log=True)
 
 
 def _scaling(results: Results) -> Figure:
@@ -94,13 +96,17 @@ def _scaling(results: Results) -> Figure:
     def along(names: Sequence[str], position: str) -> Curve:
         def curve(engine: Described) -> Points:
             cells = ((n, results.cell(engine["name"], size, counts[-1], n)) for n in names)
-            return [(getattr(MEASURES[n], position), found.median) for n, found in cells if found]
+            return [
+                (getattr(MEASURES[n], position), found.median)
+                for n, found in cells
+                if found and not found.disturbed
+            ]
 
         return curve
 
     def by_threads(engine: Described) -> Points:
         cells = ((n, results.cell(engine["name"], size, n, "decode32")) for n in counts)
-        return [(n, found.median) for n, found in cells if found]
+        return [(n, found.median) for n, found in cells if found and not found.disturbed]
 
     panels = [
         ("context", along(_CONTEXTS, "length")),
@@ -119,7 +125,7 @@ def _figure(
         for label, curve in panels
         if (lines := [(e, points) for e in results.engines if (points := curve(e))])
     ]
-    figure = Figure(figsize=(4.2 * max(1, len(drawn)), 4.4), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 4.2 * len(drawn)), 4.4), layout="constrained")
     names = [engine["name"] for engine in results.engines]
     for i, (label, lines) in enumerate(drawn):
         axes = figure.add_subplot(1, len(drawn), i + 1)
@@ -129,15 +135,25 @@ def _figure(
             axes.plot(*zip(*points, strict=True), "o-", color=color, lw=width, ms=4,
                       label=engine["label"])  # fmt: skip
         axes.set(title=label, xlabel=x, ylabel=y if i == 0 else "")
-        if log:
+        positions = sorted({position for _, points in lines for position, _ in points})
+        if x == _PARAMETERS:
             axes.set_xscale("log")
+            axes.set_xticks([], minor=True)
+        axes.set_xticks(positions, [f"{position:.0f}" for position in positions])
+        if log:
             axes.set_yscale("log")
         else:
             axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3, which="both")
     if drawn:
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=max(2, min(4, len(drawn) + 1)),
+            fontsize="small",
+        )
         figure.suptitle(title)
     return figure
 
