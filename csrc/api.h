@@ -45,8 +45,8 @@ typedef struct {
   int32_t chunk;           // tokens of a prompt processed and committed at a time; 0 means 512
   const volatile int32_t* cancel;  // may be NULL
   double deadline;                 // on the clock of now(), in seconds; 0 means none
-  int (*poll)(void* context);  // may be NULL; called on the calling thread between layers, at most
-                               // every 50 ms
+  int (*poll)(void* context);      // may be NULL; called on the calling thread between matrices, at
+                                   // most every 50 ms
   void* poll_context;
 } gpt2fast_control;
 

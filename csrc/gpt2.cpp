@@ -14,13 +14,16 @@ void Pass::forward(int thread) {
     const Block& block = m_.h[static_cast<size_t>(i)];
     norm(block.ln_1, thread);
     linear(block.c_attn, narrow(thread), thread, Store::qkv, i);
+    if (!keep_going(4 * i, thread)) return;
     attention(i, thread);
     linear(block.attn_c_proj, narrow(thread), thread, Store::residual);
+    if (!keep_going(4 * i + 1, thread)) return;
     norm(block.ln_2, thread);
     linear(block.c_fc, narrow(thread), thread, Store::activation);
+    if (!keep_going(4 * i + 2, thread)) return;
     linear(block.mlp_c_proj, w_.inner, thread, Store::residual);
+    if (!keep_going(4 * i + 3, thread)) return;
     if (i + 1 < c_.n_layer) record(i + 1, thread);
-    if (!keep_going(i, thread)) return;
   }
   head(thread);
 }

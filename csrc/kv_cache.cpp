@@ -77,4 +77,54 @@ void KvCache::truncate(int length) {
   pages_.resize(static_cast<size_t>((length_ + kPage - 1) / kPage));
 }
 
+namespace {
+
+// Calls f(element of a page, its index in [n_head][n][head_dim], whether it is a key) for all of a
+// layer.
+template <class Element, class Function>
+void for_elements(const KvCache& cache, int layer, int n, Function f) {
+  const PageLayout& layout = cache.layout();
+  const auto head_dim = static_cast<size_t>(layout.head_dim);
+  const auto stride = static_cast<size_t>(lanes16(layout.head_dim));
+  for (int p = 0; p < n; ++p) {
+    uint8_t* page = cache.page(p / kPage);
+    const auto at = static_cast<size_t>(p % kPage);
+    for (int head = 0; head < layout.n_head; ++head) {
+      auto* k = reinterpret_cast<Element*>(page + layout.k_offset(layer, head)) +
+                at / 16 * 16 * head_dim + at % 16;
+      auto* v = reinterpret_cast<Element*>(page + layout.v_offset(layer, head)) + at * stride;
+      const size_t first = (static_cast<size_t>(head) * n + p) * head_dim;
+      for (size_t d = 0; d < head_dim; ++d) {
+        f(k[16 * d], first + d, true);
+        f(v[d], first + d, false);
+      }
+    }
+  }
+}
+
+template <class Element>
+void read_as(const KvCache& cache, int layer, void* k, void* v) {
+  for_elements<Element>(cache, layer, cache.length(), [&](Element& e, size_t i, bool key) {
+    static_cast<Element*>(key ? k : v)[i] = e;
+  });
+}
+
+template <class Element>
+void write_as(const KvCache& cache, int layer, int n, const void* k, const void* v) {
+  for_elements<Element>(cache, layer, n, [&](Element& e, size_t i, bool key) {
+    e = static_cast<const Element*>(key ? k : v)[i];
+  });
+}
+
+}  // namespace
+
+void KvCache::read(int layer, void* k, void* v) const {
+  layout_.f16 ? read_as<uint16_t>(*this, layer, k, v) : read_as<uint32_t>(*this, layer, k, v);
+}
+
+void KvCache::write(int layer, int n, const void* k, const void* v) {
+  layout_.f16 ? write_as<uint16_t>(*this, layer, n, k, v)
+              : write_as<uint32_t>(*this, layer, n, k, v);
+}
+
 }  // namespace gpt2fast

@@ -69,6 +69,12 @@ class KvCache {
   void truncate(int length);  // keeps the first `length` positions
   KvCache fork() const { return *this; }
 
+  // Keys and values of a layer between the pages and dense arrays [n_head][n][head_dim] of the
+  // cache's element type. read() gives the length() positions; write() takes n reserved ones of a
+  // cache that is empty.
+  void read(int layer, void* k, void* v) const;
+  void write(int layer, int n, const void* k, const void* v);
+
   // A cache serves one call at a time; a second one is refused, not queued.
   bool acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
   void release() { busy_.store(false, std::memory_order_release); }

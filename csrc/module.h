@@ -1,6 +1,6 @@
 // What the parts of the Python module share: checks that name what was given and what is allowed.
 //
-// module.cpp, module_kernels.cpp and module_model.cpp are the only files that know Python.
+// The module*.cpp are the only files that know Python.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kernels/table.h"
+#include "kv_cache.h"
 #include "thread_pool.h"
 
 namespace gpt2fast {
@@ -18,11 +19,13 @@ namespace py = pybind11;
 
 using Floats = py::array_t<float>;
 
+[[noreturn]] void reject_busy();  // a second call on one cache
+
 [[noreturn]] inline void reject(const std::string& message) { throw py::value_error(message); }
 
-inline std::string shape_of(const py::array& a) {
-  return py::str(py::cast<py::object>(a.attr("shape")));
-}
+inline py::tuple shape_tuple(const py::array& a) { return a.attr("shape"); }
+
+inline std::string shape_of(const py::array& a) { return py::str(shape_tuple(a)); }
 
 // A C-contiguous float32 array of `ndim` dimensions.
 inline const float* floats(const py::array& a, int ndim, const char* name) {
@@ -87,6 +90,7 @@ class Released {
 };
 
 void bind_kernels(py::module_& m);  // formats and kernels one by one, and the roofs
-void bind_model(py::module_& m);    // Model, Cache and the C table
+void bind_model(py::module_& m);    // Model and the C table
+py::class_<KvCache> bind_cache(py::module_& m);
 
 }  // namespace gpt2fast

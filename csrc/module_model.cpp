@@ -87,25 +87,11 @@ void raise_for(gpt2fast_status status) {
     case GPT2FAST_NO_THREAD:
       throw std::runtime_error("the system refuses to start another thread");
     case GPT2FAST_BUSY:
-      throw std::runtime_error("another thread's call is using the cache");
+      reject_busy();
     default:
       reject("the caches do not all belong to this model, or differ in dtype");
   }
 }
-
-// A cache in the hands of one call.
-class Use {
- public:
-  explicit Use(KvCache& cache) : cache_(cache) {
-    if (!cache.acquire()) raise_for(GPT2FAST_BUSY);
-  }
-  ~Use() { cache_.release(); }
-  Use(const Use&) = delete;
-  Use& operator=(const Use&) = delete;
-
- private:
-  KvCache& cache_;
-};
 
 gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
   if (chunk < 0)
@@ -127,6 +113,7 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
                                   const std::vector<py::array>& tokens,
                                   const std::vector<int>& rows, int threads, int prompt_threads,
                                   int chunk) {
+  const Call call;  // control_for() runs Python code, in which the GIL may change hands
   const gpt2fast_control control = control_for(threads, prompt_threads, chunk);
   if (caches.empty() || caches.size() != tokens.size() || caches.size() != rows.size())
     reject("caches, tokens and rows must have one length of at least 1");
@@ -156,6 +143,7 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
 }
 
 Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads) {
+  const Call call;
   const gpt2fast_control control = control_for(threads, threads, 0);
   const std::vector<int32_t> ids = checked_tokens(m, tokens, 0);
   const Config& c = m.model.config;
@@ -221,34 +209,10 @@ const gpt2fast_api kApi = {
 }  // namespace
 
 void bind_model(py::module_& m) {
-  py::class_<KvCache>(m, "Cache")
-      .def(py::init([](const PyModel& model, const std::string& dtype) {
-             return std::make_unique<KvCache>(model.model.new_cache(is_f16(dtype)));
-           }),
-           py::arg("model"), py::arg("dtype") = "float16")
-      .def_property_readonly("length", &KvCache::length)
-      .def_property_readonly("nbytes", &KvCache::bytes)
-      .def(
-          "truncate",
-          [](KvCache& self, int length) {
-            const Use use(self);
-            self.truncate(length);
-          },
-          py::arg("length"))
-      .def("fork",
-           [](KvCache& self) {
-             const Use use(self);
-             return std::make_unique<KvCache>(self.fork());
-           })
-      .def("capsule", [](py::object self) {
-        // The capsule keeps its Python object alive.
-        auto* owner = new py::object(self);
-        py::capsule c(&py::cast<KvCache&>(self), "gpt2fast.cache", [](PyObject* capsule) {
-          delete static_cast<py::object*>(PyCapsule_GetContext(capsule));
-        });
-        PyCapsule_SetContext(c.ptr(), owner);
-        return c;
-      });
+  bind_cache(m).def(py::init([](const PyModel& model, const std::string& dtype) {
+                      return std::make_unique<KvCache>(model.model.new_cache(is_f16(dtype)));
+                    }),
+                    py::arg("model"), py::arg("dtype") = "float16");
 
   py::class_<PyModel>(m, "Model")
       .def(py::init<const py::dict&, const std::string&, const py::dict&>(), py::arg("config"),

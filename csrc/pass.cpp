@@ -103,12 +103,12 @@ void Pass::record(int layer, int thread) {
   });
 }
 
-// Thread 0 looks at clock and flags while the others are in the next layer; everybody reads the
-// verdict one layer later, from the slot that is not being written. All threads leave after the
-// same layer.
-bool Pass::keep_going(int layer, int thread) {
-  const gpt2fast_status seen = verdict_[(layer + 1) % 2];
-  if (thread == 0) verdict_[layer % 2] = seen == GPT2FAST_OK ? interrupted() : seen;
+// Thread 0 looks at clock and flags while the others are in the next step; everybody reads the
+// verdict one step later, from the slot that is not being written. A barrier lies between any two
+// steps, and all threads leave after the same one.
+bool Pass::keep_going(int step, int thread) {
+  const gpt2fast_status seen = verdict_[(step + 1) % 2];
+  if (thread == 0) verdict_[step % 2] = seen == GPT2FAST_OK ? interrupted() : seen;
   return seen == GPT2FAST_OK;
 }
 

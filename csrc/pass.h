@@ -55,7 +55,7 @@ class Pass {
   void head(int thread);
   void linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer = 0);
   void record(int layer, int thread);
-  bool keep_going(int layer, int thread);
+  bool keep_going(int step, int thread);
   gpt2fast_status interrupted();
   void plan_attention();
 

@@ -149,11 +149,12 @@ class Engine:
 def prompt_chunk(config: Config, dtype: str) -> int:
     """Return how many tokens of a prompt are processed at a time: as many as make no call late.
 
-    Cancel, deadline and Ctrl-C are looked for after each layer. With so many tokens one takes some
-    20 ms on two cores of 2023; fewer would read the weights more often than their arithmetic hides.
+    Cancel, deadline and Ctrl-C are looked for after each matrix. With so many tokens the largest
+    takes some 20 ms on two cores of 2023; fewer would read the weights more often than their
+    arithmetic hides.
     """
-    operations = 8 * config.n_embd**2 + 4 * config.n_embd * config.n_inner  # of a token, a layer
-    most = (8e9 if dtype == "int8" else 4e9) / operations
+    operations = 2 * config.n_embd * max(3 * config.n_embd, config.n_inner)  # of a token
+    most = (11e9 if dtype == "int8" else 4.5e9) / operations
     return min(max(int(most) // 64 * 64, 64), 512)
 
 

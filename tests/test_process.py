@@ -47,7 +47,13 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "call", ["logits([5] * 512)", "hidden_states([5] * 512)", "generate('Once', ignore_eot=True)"]
+    "call",
+    [
+        "logits([5] * 512)",
+        "logits([5])",
+        "hidden_states([5] * 512)",
+        "generate('Once', ignore_eot=True)",
+    ],
 )
 def test_exit_during_a_call(call: str) -> None:
     """Catches an abort when the interpreter ends while a daemon thread is in the core."""
