@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpt2fast._generate import CancelFlag
+    from gpt2fast.alternatives import Alternative
     from gpt2fast.completion import Chunk, Completion
     from gpt2fast.config import CheckpointError, Config
     from gpt2fast.convert import convert
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Alternative",
     "CancelFlag",
     "CheckpointError",
     "Chunk",
@@ -34,6 +36,7 @@ __all__ = [
 
 # Looked up on first use, so that `import gpt2fast` loads neither NumPy nor the core.
 _HOMES = {
+    "Alternative": "alternatives",
     "CancelFlag": "_generate",
     "CheckpointError": "config",
     "Chunk": "completion",

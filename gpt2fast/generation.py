@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _core
-from gpt2fast._generate import Sequence, Workspace, now, run
+from gpt2fast._generate import Sequence, Workspace, run
 from gpt2fast.completion import Completion, Timings, TokenLogprob
 from gpt2fast.plan import Plan
 from gpt2fast.sampling import MAX_NEW_TOKENS, Options
@@ -29,6 +29,11 @@ class SharedPrompt:
     def keep(self, state: tuple[_core.Cache, NDArray[np.float32]] | None) -> None:
         """Keep the cache and logits after the prompt; None if its processing was ended."""
         self.ready, self._state = True, state if self._left else None
+
+    @property
+    def logits(self) -> NDArray[np.float32] | None:
+        """The logits after the prompt, while others are to take them."""
+        return None if self._state is None else self._state[1]
 
     def take(self) -> tuple[_core.Cache | None, NDArray[np.float32] | None]:
         """Return a cache and logits of one's own, if there are any."""
@@ -198,35 +203,53 @@ def _room(n_prompt: int, options: Options, n_ctx: int) -> int:
     return wanted
 
 
-def complete(plan: Plan, writings: list[Writing]) -> list[Completion]:
-    """Write all texts to their end, many of them together, and return them in order."""
-    engine, options = plan.engine, plan.options
-    deadline = now() + options.deadline if options.deadline else 0.0
-    core, workspace = engine.core, Workspace(engine.config.n_vocab)
+def complete(
+    plan: Plan, writings: list[Writing], deadline: float | None = None
+) -> list[Completion]:
+    """Write all texts to their end, many of them together, and return them in order.
+
+    The first ones may have begun. `deadline` is on the clock of `now`; None: as the options say,
+    from now on.
+    """
+    deadline = plan.deadline() if deadline is None else deadline
+    core, workspace = plan.engine.core, Workspace(plan.engine.config.n_vocab)
     waiting = deque(enumerate(writings))
     active: dict[int, Sequence] = {}
     done: dict[int, Completion] = {}
     while True:
         while waiting and len(active) < TOGETHER and waiting[0][1].may_start:
             i, writing = waiting.popleft()
-            active[i] = writing.start(core)
+            active[i] = writing.sequence or writing.start(core)
         if not active:
             return [done[i] for i in range(len(writings))]
         waited_for = [writings[i] for i in active if writings[i].is_waited_for]
-        run(
-            core,
-            list(active.values()),
-            workspace,
-            threads=engine.threads,
-            prompt_threads=engine.prompt_threads,
-            chunk=engine.chunk,
-            seconds=0.0 if waited_for else math.inf,  # one step
-            cancel=options.cancel,
-            deadline=deadline,
-        )
+        seconds = 0.0 if waited_for else math.inf  # one step
+        advance(plan, core, list(active.values()), workspace, seconds, deadline)
         for writing in waited_for:
             writing.share()
         for i in [i for i, sequence in active.items() if sequence.finish_reason is not None]:
             done[i] = writings[i].completion()
             writings[i].release()
             del active[i]
+
+
+def advance(
+    plan: Plan,
+    core: _core.Model,
+    sequences: list[Sequence],
+    workspace: Workspace,
+    seconds: float,
+    deadline: float,
+) -> None:
+    """Go on with texts for some seconds, by one token each at least; see `_generate.run`."""
+    run(
+        core,
+        sequences,
+        workspace,
+        threads=plan.engine.threads,
+        prompt_threads=plan.engine.prompt_threads,
+        chunk=plan.engine.chunk,
+        seconds=seconds,
+        cancel=plan.options.cancel,
+        deadline=deadline,
+    )

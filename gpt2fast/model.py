@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _core
+from gpt2fast.alternatives import Alternative, alternatives
 from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.completion import Completion
@@ -192,6 +193,17 @@ class Model:
         chosen = Options(**options)
         chosen.check_single("a stream is one text")
         return Stream(Writing(Plan(self._engine, chosen), self._engine.prompt(prompt)))
+
+    def alternatives(
+        self, prompt: Prompt, k: int, **options: Unpack[GenerateOptions]
+    ) -> list[Alternative]:
+        """Continue a prompt in k ways that begin with different tokens, to choose from.
+
+        The first is the text of `generate`; the options are the same, without `forced_tokens`. See
+        `alternatives` for the order of the others, and `Alternative` for their probabilities.
+        Raises ValueError unless k is from 1 to 1024 and no more than there are tokens.
+        """
+        return alternatives(self._engine, self._engine.prompt(prompt), k, Options(**options))
 
     def session(self) -> Session:
         """Return an empty session: a text that grows without being read again."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast._generate import now
 from gpt2fast.ranges import integer
 from gpt2fast.rules import Processing, native_rules
 from gpt2fast.sampling import LogitsProcessor, Options
@@ -32,10 +33,16 @@ class Plan:
         self.stops = engine.stop_strings(options.stop)
         self.rules = native_rules(engine, options)
         processors: Any = options.logits_processor  # a tuple, as Options leaves it
-        self._processors: tuple[LogitsProcessor, ...] = processors
+        self.processors: tuple[LogitsProcessor, ...] = processors
         if options.logprobs is not None:
             integer("logprobs", options.logprobs, 0, n_vocab)
         self.tokenizer = engine.tokenizer if engine.has_tokenizer else None
+
+    def filters(self) -> dict[str, Any]:
+        """Return what the first token of a text is filtered by."""
+        names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        filters = {name: getattr(self.options, name) for name in names}
+        return filters | {"mirostat_tau": self.options.mirostat_tau or 0.0}
 
     def native(self, tokens: NDArray[np.int32]) -> dict[str, Any]:
         """Return how the native sequence that writes to `tokens` draws, and where it stops."""
@@ -43,17 +50,17 @@ class Plan:
         return {
             "stop_tokens": np.array(sorted(self.stop_tokens), np.int32),
             "stops": self.stops,
-            "temperature": options.temperature,
-            "top_k": options.top_k,
-            "top_p": options.top_p,
-            "min_p": options.min_p,
-            "typical_p": options.typical_p,
-            "mirostat_tau": options.mirostat_tau or 0.0,
+            **self.filters(),
             "mirostat_eta": options.mirostat_eta,
             "seed": self.seed,
             "rules": self.rules,
-            "processor": Processing(self._processors, tokens) if self._processors else None,
+            "processor": Processing(self.processors, tokens) if self.processors else None,
         }
+
+    def deadline(self) -> float:
+        """Return when a text that begins now must have ended, on the clock of `now`; 0: never."""
+        seconds = self.options.deadline
+        return now() + seconds if seconds else 0.0
 
     def report(self, room: int) -> dict[str, Any]:
         """Return where the log-probabilities of a text go; nothing if they are not asked for."""

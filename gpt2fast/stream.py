@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gpt2fast._generate import Workspace, now, run
+from gpt2fast._generate import Workspace
 from gpt2fast.completion import Chunk, Completion, FinishReason, Timings
 from gpt2fast.exclusive import Exclusive
-from gpt2fast.generation import Writing
+from gpt2fast.generation import Writing, advance
 from gpt2fast.tokenizer import StreamDecoder
 
 SECONDS = 0.02  # what was drawn in this time is taken at once, or one token if that is slower
@@ -35,8 +35,7 @@ class Stream(Iterator[Chunk]):
         self._core = engine.core  # until it ends, whoever closes the model
         self._workspace = Workspace(engine.config.n_vocab)
         self._sequence = writing.start(self._core)
-        seconds = writing.plan.options.deadline
-        self._deadline = now() + seconds if seconds else 0.0
+        self._deadline = writing.plan.deadline()
         self._decoder = StreamDecoder()
         self._n_tokens = 0  # handed out
         self._data = b""  # their bytes
@@ -80,18 +79,9 @@ class Stream(Iterator[Chunk]):
             self._error = error
 
     def _run(self) -> None:
-        plan = self._writing.plan
-        run(
-            self._core,
-            [self._sequence],
-            self._workspace,
-            threads=plan.engine.threads,
-            prompt_threads=plan.engine.prompt_threads,
-            chunk=plan.engine.chunk,
-            seconds=SECONDS if self._n_tokens else 0.0,
-            cancel=plan.options.cancel,
-            deadline=self._deadline,
-        )
+        seconds = SECONDS if self._n_tokens else 0.0
+        plan, sequences = self._writing.plan, [self._sequence]
+        advance(plan, self._core, sequences, self._workspace, seconds, self._deadline)
 
     def _chunk(self) -> Chunk:
         """Return the next token drawn, or the end that came from outside."""
