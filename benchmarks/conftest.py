@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import machine, summary
+from benchmarks import summary
+from benchmarks.commit import commit
 from benchmarks.measure import Measure, Result
 from benchmarks.models import DTYPES, Library, Subject, default_folder, distinct_widths
 from benchmarks.random_checkpoints import SIZES
-from benchmarks.roofline import RoofMeter
 from gpt2fast import _core
+from gpt2fast.bench import machine
+from gpt2fast.bench.roofline import RoofMeter
 from gpt2fast.threads import available_cpus
 
 ROOFS = pytest.StashKey[RoofMeter]()
@@ -136,7 +138,7 @@ def pytest_benchmark_update_machine_info(
 
 
 def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
-    commit_info.update(machine.commit())
+    commit_info.update(commit())
 
 
 def pytest_terminal_summary(

@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu_clock import FOREIGN_LIMIT, CpuClock
-from benchmarks.roofline import RoofMeter, Roofs, Work
 from gpt2fast import _core
+from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT, CpuClock
+from gpt2fast.bench.roofline import RoofMeter, Roofs, Work
 
 
 @dataclass(frozen=True)

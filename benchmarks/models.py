@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.random_checkpoints import N_CTX, SIZES, write
-from benchmarks.roofline import Work
 from gpt2fast import _core, convert
+from gpt2fast.bench.roofline import Work, model_work
 from gpt2fast.cache import cache_directory
 from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.config import Config
@@ -64,11 +64,10 @@ class Subject:
 
     def __init__(self, packed: PackedModel, path: Path) -> None:
         self.path = path
+        self._packed = packed
         self.config = packed.config
         self.dtype = packed.dtype
         self.core = _core.Model(packed.config.to_dict(), packed.dtype, packed.tensors)
-        matrices = [tensor for tensor in packed.tensors.values() if tensor.ndim == 3]
-        self.weight_bytes = sum(tensor.nbytes for tensor in matrices)
         self._read: dict[tuple[int, int], _core.Cache] = {}
 
     def new_cache(self) -> _core.Cache:
@@ -97,16 +96,8 @@ class Subject:
         return np.random.default_rng(0).integers(0, self.config.n_vocab, n, dtype=np.int32)
 
     def work(self, n_tokens: int, rows: int, context: float = 0) -> Work:
-        """Return the work of a forward pass: every weight once, the head for `rows` only.
-
-        `operations` are those of the linear layers. `context` is the mean number of positions that
-        steps read from their caches.
-        """
-        c = self.config
-        block = c.n_embd * (4 * c.n_embd + 2 * c.n_inner)
-        operations = 2 * (n_tokens * c.n_layer * block + rows * c.n_vocab * c.n_embd)
-        position = cache_bytes(c.n_head, c.head_dim, cache_dtype(self.dtype)) * c.n_layer
-        return Work(self.weight_bytes, operations, self.dtype, round(position * context))
+        """Return what a forward pass moves and computes: see `model_work`."""
+        return model_work(self._packed, n_tokens, rows, context)
 
 
 def cache_dtype(dtype: str) -> str:

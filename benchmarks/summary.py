@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from benchmarks.cpu_clock import FOREIGN_LIMIT
 from benchmarks.measure import Result
-from benchmarks.roofline import RoofMeter
+from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT
+from gpt2fast.bench.roofline import RoofMeter
 
 _COLUMNS = ("benchmark", "time", "rate", "roof", "share", "others", "rounds", "")
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from benchmarks.measure import Measure
 from benchmarks.models import packed_matrix
 from benchmarks.random_checkpoints import N_VOCAB, SIZES
-from benchmarks.roofline import STREAM, Work
 from gpt2fast import _core
+from gpt2fast.bench.roofline import STREAM, Work
 
 pytestmark = pytest.mark.kernel
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.measure import Measure
 from benchmarks.models import cache_bytes, cache_dtype, layer_bytes, stack
 from benchmarks.random_checkpoints import SIZES
-from benchmarks.roofline import STREAM, Work
 from gpt2fast import _core
+from gpt2fast.bench.roofline import STREAM, Work
 
 pytestmark = pytest.mark.kernel
 

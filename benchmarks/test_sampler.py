@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.measure import Measure
 from benchmarks.random_checkpoints import N_VOCAB
-from benchmarks.roofline import Work
 from gpt2fast import _generate
+from gpt2fast.bench.roofline import Work
 
 pytestmark = pytest.mark.usefixtures("target")
 

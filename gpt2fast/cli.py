@@ -1,4 +1,4 @@
-"""The command line: `gpt2fast generate | info | convert | models | verify`.
+"""The command line: `gpt2fast generate | info | bench | convert | models | verify`.
 
 Results go to stdout, everything else to stderr. Exit status: 0; 1 if something failed; 2 for bad
 usage or a bad option; 130 after Ctrl-C, with what was written so far; 141 if the reader went away.
@@ -98,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     info.add_argument("model", nargs="?", default="tales", help=_MODEL_HELP)
     _add_load_options(info)
+
+    from gpt2fast import cli_bench
+
+    cli_bench.add_options(commands.add_parser("bench", help="measure how fast it is"), _MODEL_HELP)
 
     from gpt2fast import cli_convert
 

@@ -19,6 +19,7 @@ from gpt2fast.cli_terminal import (
     note,
     progress_line,
 )
+from gpt2fast.memory import peak_bytes
 from gpt2fast.model import load
 from gpt2fast.sampling import Options
 
@@ -113,7 +114,7 @@ def _summary(stream: Stream) -> str:
         completion.finish_reason,
         f"seed {completion.seed}",
     ]
-    peak = _peak_memory()
+    peak = peak_bytes()
     if peak:
         parts.append(f"peak memory {megabytes(peak)}")
     return f"{PROGRAM}: " + ", ".join(parts)
@@ -121,13 +122,3 @@ def _summary(stream: Stream) -> str:
 
 def _rate(n: int, seconds: float) -> str:
     return f" at {n / seconds:,.0f}/s" if n > 0 and seconds > 0 else ""
-
-
-def _peak_memory() -> int:
-    """Return the largest resident size of this process in bytes; 0 where that is not known."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

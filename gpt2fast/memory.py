@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpt2fast.config import Config
 from gpt2fast.engine import default_cache_dtype
@@ -101,3 +103,21 @@ def parse_size(name: str, value: object) -> int:
     raise ValueError(
         f'{name} is {value!r}; allowed: a number of bytes >= 1, or text such as "2GB" or "500MiB"'
     )
+
+
+def peak_bytes() -> int:
+    """Return the most memory this process ever had resident; 0 where that is not known.
+
+    Linux: from /proc, because getrusage counts what the process had that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

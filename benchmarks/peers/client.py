@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.engines import Engine, Places
+from gpt2fast.bench.cpu_clock import CpuClock
 
 ROOT = Path(__file__).resolve().parents[2]
 # The source tree goes last on the path: an installed gpt2fast has the compiled modules.
@@ -70,10 +71,12 @@ class EngineProcess:
 
     def generate(self, prompts: list[list[int]], new: int) -> Sample:
         """Continue prompts; raises EngineError unless there are `new` tokens for each."""
-        start = time.perf_counter()
+        before = CpuClock.now()
         reply = self._ask(do="generate", prompts=prompts, new=new)
-        taken = time.perf_counter() - start
-        sample = Sample(reply["tokens"], reply["first"], reply["rest"], reply["foreign"])
+        after = CpuClock.now()
+        foreign = before.foreign(after, reply["cpu_seconds"])
+        sample = Sample(reply["tokens"], reply["first"], reply["rest"], foreign)
+        taken = after.wall - before.wall
         produced = [len(tokens) for tokens in sample.tokens]
         if produced != [new] * len(prompts):
             raise EngineError(f"produced {produced} tokens, not {new} for {len(prompts)} prompts")

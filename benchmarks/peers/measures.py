@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.random_checkpoints import N_VOCAB, SIZES, shapes
-from benchmarks.roofline import Work
+from gpt2fast.bench.roofline import Work
 
 _NEW = {"distilgpt2": 64, "gpt2": 64, "gpt2-medium": 48, "gpt2-large": 32, "gpt2-xl": 24}
 

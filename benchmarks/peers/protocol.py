@@ -3,21 +3,18 @@
 Runs in the environments of the engines too, so it needs NumPy and nothing of gpt2fast.
 
     {"do": "load", "model": PATH, "format": NAME, "threads": N}  ->  {"version"}
-    {"do": "generate", "prompts": [[id, ...], ...], "new": N}    ->  {"tokens", "first", "rest",
-                                                                      "foreign"}
+    {"do": "generate", "prompts": [[id, ...], ...], "new": N}    ->  {"tokens", "first", "rest"}
     {"do": "logits", "tokens": [id, ...], "file": PATH}          ->  {"shape"}; writes a .npy file
 
 `first` is the seconds from the call to the first new token of every prompt, `rest` those from there
-to the last one, `foreign` the share of all CPU time that other processes took meanwhile (null if
-the system does not tell). Every reply has `peak_bytes`, the most memory the process ever had.
-{"error": TEXT} is the reply to what failed.
+to the last one. Every reply has `cpu_seconds`, what the request took of the CPUs, and `peak_bytes`,
+the most memory the process ever had. {"error": TEXT} is the reply to what failed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +24,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from benchmarks.cpu_clock import CpuClock
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,7 @@ def serve(make: Callable[[Path, str, int], Engine]) -> None:
     os.dup2(2, 1)
     engine: Engine | None = None
     for line in sys.stdin:
+        before = time.process_time()
         request = json.loads(line)
         try:
             if request["do"] == "load":
@@ -95,7 +91,8 @@ def serve(make: Callable[[Path, str, int], Engine]) -> None:
             reply = {"error": str(error)}
         except Exception as error:  # an engine may raise anything; the other side is told
             reply = {"error": f"{type(error).__name__}: {error}"}
-        replies.write(json.dumps(reply | {"peak_bytes": peak_bytes()}) + "\n")
+        facts = {"cpu_seconds": time.process_time() - before, "peak_bytes": peak_bytes()}
+        replies.write(json.dumps(reply | facts) + "\n")
         replies.flush()
 
 
@@ -104,18 +101,20 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         rows = engine.logits(request["tokens"])
         np.save(request["file"], rows)
         return {"shape": rows.shape}
-    before = CpuClock.now()
     generated = engine.generate(request["prompts"], request["new"])
-    foreign = before.foreign(CpuClock.now())
-    return {
-        "tokens": generated.tokens,
-        "first": generated.first,
-        "rest": generated.rest,
-        "foreign": foreign,
-    }
+    return {"tokens": generated.tokens, "first": generated.first, "rest": generated.rest}
 
 
 def peak_bytes() -> int:
-    """Return the most memory this process ever had resident, mapped files included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Return the most memory this process ever had resident, mapped files included.
+
+    Linux: from /proc, because getrusage counts what the process had that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        import resource  # not on Windows
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

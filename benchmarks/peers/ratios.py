@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-_DRAWS = 4000
+from gpt2fast.bench.bootstrap import DRAWS, interval, medians
 
 Rounds = dict[int, list[float]]  # the rates of every round
 
@@ -61,8 +60,7 @@ def ratio(our_cell: Cell, their_cell: Cell) -> Ratio | None:
     """Return the median of the rounds' ratios; None if they have no round in common.
 
     The interval is a bootstrap's: rounds are drawn with replacement, and within a drawn round its
-    samples, ours and theirs (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    chapter 13). The draws are the same in every call.
+    samples, ours and theirs.
     """
     ours, theirs = our_cell.rounds, their_cell.rounds
     disturbed = our_cell.disturbed or their_cell.disturbed
@@ -75,16 +73,8 @@ def ratio(our_cell: Cell, their_cell: Cell) -> Ratio | None:
         return Ratio(value, None, disturbed)
     generator = np.random.default_rng(0)
     quotients = np.stack(  # (rounds, draws): each round drawn again and again
-        [_medians(ours[r], generator) / _medians(theirs[r], generator) for r in common]
+        [medians(ours[r], generator) / medians(theirs[r], generator) for r in common]
     )
-    picked = generator.integers(0, len(common), (len(common), _DRAWS))
+    picked = generator.integers(0, len(common), (len(common), DRAWS))
     drawn = np.median(np.take_along_axis(quotients, picked, 0), axis=0)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Ratio(value, (float(low), float(high)), disturbed)
-
-
-def _medians(rates: list[float], generator: np.random.Generator) -> NDArray[np.float64]:
-    """Return the median of each of many draws with replacement."""
-    picked = generator.integers(0, len(rates), (len(rates), _DRAWS))
-    medians: NDArray[np.float64] = np.median(np.array(rates)[picked], axis=0)
-    return medians
+    return Ratio(value, interval(drawn), disturbed)

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu_clock import FOREIGN_LIMIT
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.ratios import Cell
 from benchmarks.peers.report_quality import quality_tables, tokenizer_table
 from benchmarks.peers.results import NAMES, Described, Results
+from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT
 
 _COSTS = (  # header, field of a visit, unit, digits
     ("load s", "load_seconds", 1, 2),

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.ratios import Cell, Ratio, cell, ratio
-from benchmarks.roofline import Roofs
+from gpt2fast.bench.roofline import Roofs
 
 NAMES = {
     "distilgpt2": "DistilGPT2",

@@ -20,16 +20,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.cpu_clock import FOREIGN_LIMIT
+from benchmarks.commit import commit
 from benchmarks.peers import quality
 from benchmarks.peers.client import EngineError, EngineProcess
 from benchmarks.peers.engines import Engine
 from benchmarks.peers.measures import MEASURES, WARM_UP
 from benchmarks.peers.plan import Case, Plan, plan, public
 from benchmarks.peers.report import report
-from benchmarks.roofline import RoofMeter
 from gpt2fast import _core
+from gpt2fast.bench import machine
+from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT
+from gpt2fast.bench.roofline import RoofMeter
 
 _ATTEMPTS = 3  # to find the CPUs free of others
 
@@ -43,7 +44,7 @@ class Comparison:
         self._failed: set[tuple[str, str, int]] = set()
         self.record: dict[str, Any] = {
             "machine": machine.facts(),
-            "commit": machine.commit(),
+            "commit": commit(),
             "date": date.today().isoformat(),
             "command": " ".join(["python -m benchmarks.peers.run", *public(sys.argv[1:])]),
             "engines": [_described(engine) for engine in plan.engines],

@@ -13,7 +13,7 @@ from benchmarks.peers import engines as registry
 from benchmarks.peers import run
 from benchmarks.peers.client import EngineError, EngineProcess
 from benchmarks.peers.engines import Engine, Places, chosen
-from benchmarks.roofline import Roofs
+from gpt2fast.bench.roofline import Roofs
 
 FAKE = Engine("fake", "Fake int8", "int8", "", "fake_engine", "", "", 8)
 FAKE_ENGINE = """
@@ -47,12 +47,13 @@ serve(Fake)
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Places]:
     """An engine that does as it is told, in a process like any other."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # or its packages come before these
     monkeypatch.setattr("benchmarks.peers.client.ROOT", tmp_path)
     package = tmp_path / "benchmarks"
     real = Path(registry.__file__).parents[1]
     (package / "peers").mkdir(parents=True)
-    for name in ("cpu_clock.py", "peers/protocol.py"):
-        (package / name).write_bytes((real / name).read_bytes())
+    protocol = Path("peers", "protocol.py")
+    (package / protocol).write_bytes((real / protocol).read_bytes())
     (package / "peers" / "fake_engine.py").write_text(FAKE_ENGINE)
     places = Places(tmp_path / "cache")
     places.checkpoint("gpt2").mkdir(parents=True)

@@ -27,11 +27,14 @@ class CpuClock:
         own = time.process_time() + times.children_user + times.children_system
         return CpuClock(time.perf_counter(), _busy(), own)
 
-    def foreign(self, later: CpuClock) -> float | None:
-        """Return the share of all CPU time until `later` that others took; None if unknown."""
+    def foreign(self, later: CpuClock, child: float = 0.0) -> float | None:
+        """Return the share of all CPU time until `later` that others took; None if unknown.
+
+        `child` is the CPU seconds of a process of ours that still runs.
+        """
         if self.busy is None or later.busy is None:
             return None
-        others = (later.busy - self.busy) - (later.own - self.own)
+        others = (later.busy - self.busy) - (later.own - self.own) - child
         return max(0.0, others / (later.wall - self.wall) / (os.cpu_count() or 1))
 
 

@@ -15,8 +15,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.cpu_clock import FOREIGN_LIMIT, CpuClock
 from gpt2fast import _core
+from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT, CpuClock
+from gpt2fast.checkpoints.packed import PackedModel
+from gpt2fast.engine import default_cache_dtype
+from gpt2fast.memory import PAGE, cache_bytes
 
 STREAM = 256 << 20  # bytes; what is read once per so many comes from memory, not from a cache
 _ROUNDS = 3
@@ -72,6 +75,22 @@ class Roofs:
         }
         name = max(bounds, key=bounds.__getitem__)
         return bounds[name], name
+
+
+def model_work(packed: PackedModel, n_tokens: int, rows: int, context: float = 0) -> Work:
+    """Return the work of a forward pass: every matrix once, the head for `rows` tokens only.
+
+    `operations` are those of the linear layers. `context` is the mean number of positions that
+    steps read from their caches.
+    """
+    c = packed.config
+    block = c.n_embd * (4 * c.n_embd + 2 * c.n_inner)
+    operations = 2 * (n_tokens * c.n_layer * block + rows * c.n_vocab * c.n_embd)
+    matrices = {name: t.nbytes for name, t in packed.tensors.items() if t.ndim == 3}
+    if "lm_head.weight" in matrices:
+        del matrices["wte.weight"]  # of which a token reads one row
+    position = cache_bytes(c, default_cache_dtype(packed.dtype), PAGE) / PAGE
+    return Work(sum(matrices.values()), operations, packed.dtype, round(position * context))
 
 
 class RoofMeter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +61,6 @@ def compiler() -> str:
     content = Path(_core.__file__).read_bytes()
     found = re.search(rb"(GCC: \([^)\0]*\) [\d.]+|clang version [\d.]+)", content)
     return found[1].decode() if found else "unknown"
-
-
-def commit() -> dict[str, Any]:
-    """Return the commit of this source tree, wherever the run was started; {} without git."""
-    root = Path(__file__).parent
-    try:
-        head, changes = (
-            subprocess.run(
-                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"id": head, "dirty": bool(changes)}
 
 
 def _memory() -> int | None:
