@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpt2fast.convert import convert
     from gpt2fast.model import Model, load
     from gpt2fast.resources import Estimate, estimate
+    from gpt2fast.score import Score
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Config",
     "Estimate",
     "Model",
+    "Score",
     "convert",
     "estimate",
     "load",
@@ -44,6 +46,7 @@ _HOMES = {
     "Config": "config",
     "Estimate": "resources",
     "Model": "model",
+    "Score": "score",
     "convert": "convert",
     "estimate": "resources",
     "load": "model",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast import _core
+from gpt2fast import _core, scoring
 from gpt2fast.alternatives import Alternative, alternatives
 from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.checkpoints.receipt import Receipt
@@ -24,6 +24,7 @@ from gpt2fast.memory import PAGE, Limit, Memory, cache_bytes, parse_size, worksp
 from gpt2fast.plan import Plan
 from gpt2fast.ranges import integer
 from gpt2fast.sampling import GenerateOptions, Options
+from gpt2fast.score import Score
 from gpt2fast.session import Session
 from gpt2fast.stream import Stream
 from gpt2fast.threads import MAX_THREADS, thread_count
@@ -225,6 +226,7 @@ class Model:
             [1 if last_only else len(ids)],
             threads=engine.threads,
             prompt_threads=engine.prompt_threads,
+            chunk=engine.chunk,
         )
         return rows[0][0] if last_only else rows[0]
 
@@ -237,6 +239,74 @@ class Model:
         ids = np.array(self._ids(tokens), np.int32)
         engine = self._engine
         return engine.core.hidden_states(ids, engine.prompt_threads, engine.cache_dtype)
+
+    @overload
+    def score(
+        self,
+        text: str | Sequence[int] | NDArray[np.integer],
+        *,
+        context: str | Sequence[int] | NDArray[np.integer] = "",
+        bos: bool = False,
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        text: list[str] | list[list[int]],
+        *,
+        context: Prompt | list[str] | list[list[int]] = "",
+        bos: bool = False,
+    ) -> list[Score]: ...
+    def score(
+        self,
+        text: Prompt | list[str] | list[list[int]],
+        *,
+        context: Prompt | list[str] | list[list[int]] = "",
+        bos: bool = False,
+    ) -> Score | list[Score]:
+        """Return how likely each token of a text is, or of each of a list of texts.
+
+        Text or token ids. `context` stands before it and is not scored: one for all texts, or a
+        list with one for each; "" is none. Both are encoded for themselves, so the space between
+        two words belongs to the text. `bos` puts <|endoftext|> before everything; without it and
+        without context, the first token has no score. Texts of a list are processed together, what
+        their contexts begin with alike once, and each has the score of the text alone.
+
+        Raises ValueError for a text without tokens, and for one that has, with its context, more
+        than n_ctx + 1: `perplexity` takes those.
+
+        >>> import gpt2fast
+        >>> score = gpt2fast.load().score(" time", context="Once upon a")
+        >>> score.pieces, score.ranks.tolist()
+        ([' time'], [0])
+        """
+        texts = _list_of_prompts(text)
+        several = [text] if texts is None else texts
+        contexts = _list_of_prompts(context) or [context] * len(several)  # type: ignore[list-item]
+        if len(contexts) != len(several):
+            raise ValueError(
+                f"context is a list of {len(contexts)}; allowed: one, or a list of {len(several)}"
+            )
+        scores = scoring.score(self._engine, several, contexts, bos)  # type: ignore[arg-type]
+        return scores[0] if texts is None else scores
+
+    def perplexity(
+        self,
+        text: str | Sequence[int] | NDArray[np.integer],
+        *,
+        stride: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> float:
+        """Return the perplexity of a text of any length, text or token ids.
+
+        The text is read in windows of n_ctx tokens, `stride` apart (2 to n_ctx; None is 512, or
+        n_ctx if that is less): each token but those of the first window has n_ctx - stride tokens
+        before it at least. exp of the mean of -logprob, just as Hugging Face's page "Perplexity of
+        fixed-length models" computes it in 2025: a window's mean is weighted by one less than its
+        new tokens. `progress(done, total)` is told the tokens.
+
+        Raises ValueError for a text of less than two tokens, and a stride out of range.
+        """
+        return scoring.perplexity(self._engine, text, stride=stride, progress=progress)
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer]) -> list[int]:
         ids = check_ids(tokens, self.config.n_vocab)
