@@ -15,7 +15,6 @@ from gpt2fast.threads import available_cpus
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 MAIN = tuple(name for name, measure in MEASURES.items() if not measure.scaling)
 EVERYTHING = tuple(MEASURES)
-_BRIEF = ("decode32", "prompt512")
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ PROFILES = {
     "full": (
         3,
         [
-            Case("gpt2", 1, EVERYTHING, 2),
+            Case("gpt2", 1, EVERYTHING, 1),
             Case("gpt2", 2, EVERYTHING, 2),
             Case("gpt2-medium", 2, MAIN, 1),
             Case("gpt2-large", 2, MAIN, 1),
-            Case("gpt2-xl", 1, _BRIEF, 1),
+            Case("gpt2-xl", 1, ("decode32",), 1),
             Case("gpt2-xl", 2, MAIN, 1),
         ],
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,16 @@ from benchmarks.peers.weights import finished
 from benchmarks.random_checkpoints import SIZES, parameters, write
 
 HERE = Path(__file__).parent
+_DISK = {  # bytes of each environment, of which torch with CUDA would take 5 GB more
+    "llama": 0.18e9,
+    "llama-avx2": 0.18e9,
+    "ctranslate2": 0.26e9,
+    "onnxruntime": 0.22e9,
+    "openvino": 0.31e9,
+    "torch": 1.25e9,
+}
+_MINUTES = {"llama": 8, "llama-avx2": 8, "torch": 3}  # of two CPUs; the others take one
+_MINUTES_PER_BYTE = 1e-9
 _MAKE = {  # how to compile llama.cpp: for this CPU, and for any with AVX2
     "llama": "-DGGML_NATIVE=ON",
     "llama-avx2": "-DGGML_NATIVE=OFF -DGGML_AVX512=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON",
@@ -33,10 +44,16 @@ def main() -> None:
     """Prepare what the options ask for; exit with 1 if something failed."""
     options = _options()
     places = Places(options.cache)
-    disk = sum(_disk(size, options.engines) for size in options.sizes)
-    print(f"models: {disk / 1e9:.1f} GB in {places.root}", flush=True)
+    print(_announced(places, options.sizes, options.engines), flush=True)
+    failures = prepare(places, options.sizes, options.engines)
+    if failures:
+        sys.exit(f"not prepared: {', '.join(failures)}")
+
+
+def prepare(places: Places, sizes: list[str], engines: list[Engine]) -> list[str]:
+    """Make what is not there yet, and return what could not be made."""
     failures = []
-    for name, step in _steps(places, options.sizes, options.engines):
+    for name, step in _steps(places, sizes, engines):
         start = time.monotonic()
         try:
             step()
@@ -45,8 +62,33 @@ def main() -> None:
             print(f"{name}: FAILED: {error}", flush=True)
         else:
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    if failures:
-        sys.exit(f"not prepared: {', '.join(failures)}")
+    return failures
+
+
+def _announced(places: Places, sizes: list[str], engines: list[Engine]) -> str:
+    """Return what is missing and what it will take; ends the program if the disk is too small."""
+    environments = [
+        name
+        for name in dict.fromkeys(engine.environment for engine in engines)
+        if name and not _is_complete(places.venv(name), name)
+    ]
+    missing = {size: _missing(places, size, engines) for size in sizes}
+    disk = sum(_DISK[name] for name in environments) + sum(missing.values())
+    largest = max((parameters(size) for size in sizes if missing[size]), default=0)
+    minutes = sum(_MINUTES.get(name, 1) for name in environments) + disk * _MINUTES_PER_BYTE
+    places.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(places.root).free
+    parts = [f"environments {', '.join(environments)}"] * bool(environments)
+    parts += [f"models of {size}" for size in sizes if missing[size]]
+    if not parts:
+        return f"everything is there: {places.root}"
+    if disk > free:
+        sys.exit(f"{places.root}: {disk / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+    return (
+        f"to make in {places.root}: {'; '.join(parts)}\n{disk / 1e9:.1f} GB of disk, of "
+        f"{free / 1e9:.1f} GB free; {largest * 4.1e-9 + 0.5:.1f} GB of memory; about "
+        f"{minutes:.0f} minutes on two CPUs"
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -83,14 +125,10 @@ def _environment(folder: Path, name: str) -> None:
     """Make a virtual environment; compiling llama.cpp takes 6 minutes of two CPUs."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = Places(folder.parents[1]).python(name)
-    install: list[str | Path] = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--requirement",
-        _requirements(name),
-    ]
+    install: list[str | Path] = ["-m", "pip", "install", "--quiet"]
+    if name in _MAKE:
+        install.append("--no-cache-dir")  # it has what was compiled with other options
+    install += ["--requirement", _requirements(name)]
     subprocess.run(
         [python, *install], check=True, env=os.environ | {"CMAKE_ARGS": _MAKE.get(name, "")}
     )
@@ -133,10 +171,15 @@ def convert(places: Places, engine: Engine, size: str) -> None:
     subprocess.run([python, "-P", "-c", *arguments, engine.format], check=True)
 
 
-def _disk(size: str, engines: list[Engine]) -> int:
-    """Return about how many bytes the checkpoint and the models of one size take."""
-    bits = {engine.model: engine.bits for engine in engines if engine.converter}
-    return parameters(size) * (32 + sum(bits.values()) + 2 * len(bits)) // 8
+def _missing(places: Places, size: str, engines: list[Engine]) -> int:
+    """Return about how many bytes what is not there of a size will take."""
+    bits = {
+        engine.model: engine.bits + 2
+        for engine in engines
+        if engine.converter and not places.model(engine, size).exists()
+    }
+    total = sum(bits.values()) + 32 * (not places.checkpoint(size).exists())
+    return parameters(size) * total // 8
 
 
 if __name__ == "__main__":

@@ -87,6 +87,21 @@ class Results:
         work, tokens = MEASURES[measure].work(size, engine["bits"])
         return roofs.bound(work)[0] * speed.median / tokens
 
+    def share_ratio(self, engine: Described, size: str, threads: int, measure: str) -> Ratio | None:
+        """Return speed over the roof of the same round; None without a speed or a roof."""
+        work, tokens = MEASURES[measure].work(size, engine["bits"])
+        samples = [
+            {
+                "round": roofs["round"],
+                "rate": tokens / Roofs(**roofs["rates"]).bound(work)[0],
+                "clean": not roofs["rates"]["disturbed"],
+            }
+            for roofs in self.record["roofs"]
+            if (roofs["threads"], roofs["target"]) == (threads, engine["target"])
+        ]
+        speed, roof = self.cell(engine["name"], size, threads, measure), cell(samples)
+        return ratio(speed, roof) if speed and roof else None
+
     def roofs(self, threads: int, target: str) -> Roofs | None:
         """Return the best rates that were measured; None if there are none."""
         found = [

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.commit import commit
 from benchmarks.peers import quality
 from benchmarks.peers.client import EngineError, EngineProcess
+from benchmarks.peers.duration import run_seconds
 from benchmarks.peers.engines import Engine
 from benchmarks.peers.measures import MEASURES, WARM_UP
 from benchmarks.peers.plan import Case, Plan, plan, public
@@ -30,7 +31,7 @@ from benchmarks.peers.report import report
 from gpt2fast import _core
 from gpt2fast.bench import machine
 from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT
-from gpt2fast.bench.roofline import RoofMeter
+from gpt2fast.bench.roofline import RoofMeter, Roofs
 
 _ATTEMPTS = 3  # to find the CPUs free of others
 
@@ -53,6 +54,17 @@ class Comparison:
             "samples": [],
             "failures": [],
         }
+
+    def minutes(self) -> float:
+        """Return about how long `run` will take; measures the roofs for it."""
+        found: dict[tuple[int, str], Roofs] = {}
+
+        def roofs_of(threads: int, target: str) -> Roofs:
+            if (threads, target) not in found:
+                found[threads, target] = self._roofs_now(threads, target)
+            return found[threads, target]
+
+        return run_seconds(self._plan, roofs_of) / 60
 
     def run(self) -> None:
         """Do all rounds; another engine begins in each, to be fair to all."""
@@ -79,14 +91,17 @@ class Comparison:
             self.record["tokenizers"] = tokenizer_speed.measure(text)
 
     def _measure_roofs(self, threads: int, target: str, round_: int) -> None:
+        rates = dataclasses.asdict(self._roofs_now(threads, target))
+        self.record["roofs"].append(
+            {"threads": threads, "target": target, "round": round_, "rates": rates}
+        )
+
+    def _roofs_now(self, threads: int, target: str) -> Roofs:
         _core.force_target(target or None)
         try:
-            roofs = dataclasses.asdict(self._roofs.measure(threads, None))
+            return self._roofs.measure(threads, None)
         finally:
             _core.force_target(None)
-        self.record["roofs"].append(
-            {"threads": threads, "target": target, "round": round_, "rates": roofs}
-        )
 
     def _visit(self, engine: Engine, case: Case, round_: int) -> None:
         """Start an engine and measure it; what fails once is not tried again."""
@@ -106,6 +121,7 @@ class Comparison:
                     "load_seconds": process.load_seconds,
                     "first_token_seconds": process.load_seconds + first.first,
                     "peak_bytes": process.peak_bytes,
+                    "seconds": time.monotonic() - start,
                     "file_bytes": _bytes(self._plan.places.model(engine, case.size)),
                 }
         except EngineError as error:
@@ -114,7 +130,7 @@ class Comparison:
             print(*key, f"FAILED: {error}", file=sys.stderr)
             return
         self.record["visits"].append({**where, **visit})
-        print(*key, f"threads: {time.monotonic() - start:.1f} s", file=sys.stderr)
+        print(f"round {round_}:", *key, f"threads: {visit['seconds']:.1f} s", file=sys.stderr)
 
     def _samples(
         self, process: EngineProcess, where: dict[str, Any], name: str, repeats: int
@@ -156,6 +172,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     todo = plan(sys.argv[1:])
     comparison = Comparison(todo)
+    print(
+        f"{todo.rounds} rounds of {len(todo.cases)} cases and {len(todo.engines)} engines: about "
+        f"{comparison.minutes():.0f} minutes on free CPUs",
+        file=sys.stderr,
+    )
     try:
         comparison.run()
         if todo.text:
