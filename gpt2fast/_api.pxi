@@ -34,7 +34,9 @@ cdef extern from "api.h" nogil:
         gpt2fast_status (*forward)(gpt2fast_model* model, const gpt2fast_span* spans,
                                    int32_t n_spans, const gpt2fast_control* control) noexcept nogil
         int32_t (*n_vocab)(const gpt2fast_model* model) noexcept nogil
+        int32_t (*n_ctx)(const gpt2fast_model* model) noexcept nogil
         int32_t (*cache_length)(const gpt2fast_cache* cache) noexcept nogil
+        void (*cache_truncate)(gpt2fast_cache* cache, int32_t length) noexcept nogil
         double (*now)() noexcept nogil
         uint64_t (*enter_float)() noexcept nogil
         void (*leave_float)(uint64_t entered) noexcept nogil

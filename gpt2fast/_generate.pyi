@@ -62,6 +62,8 @@ class Sequence:
         mirostat_eta: float = 0.0,
         seed: int,
         sample: int,
+        start: int = 0,
+        stride: int = 0,
         rules: Rules | None = None,
         processor: Callable[[int, memoryview], object] | None = None,
         logprobs: NDArray[np.float32] | None = None,
@@ -71,12 +73,15 @@ class Sequence:
     @property
     def n_tokens(self) -> int: ...
     @property
+    def start(self) -> int: ...
+    @property
     def finish_reason(self) -> Any: ...
     @property
     def mu(self) -> float: ...
     @property
     def seconds(self) -> tuple[float, float]: ...
 
+def window_start(n_tokens: int, n_ctx: int, stride: int) -> int: ...
 def now() -> float: ...
 def run(
     model: _core.Model,

@@ -60,6 +60,13 @@ cdef int _poll(void* context) noexcept with gil:
     return 0
 
 
+cdef int32_t first_kept(int32_t n_tokens, int32_t n_ctx, int32_t stride) noexcept nogil:
+    """Return the first token that is kept of a text, see `window_start`."""
+    if stride == 0 or n_tokens < n_ctx:
+        return 0
+    return (n_tokens - n_ctx + stride) // stride * stride
+
+
 cdef void add_token(State* state, int32_t token) noexcept nogil:
     """Append a token, if there is room, and decide whether it ends the text."""
     cdef int32_t i, new = state.n_tokens - state.n_prompt
@@ -129,14 +136,21 @@ cdef int choose(State* state, int32_t n_vocab, Scratch* scratch, void* context,
 cdef int step(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* spans,
               const gpt2fast_control* control, Scratch* scratch) noexcept nogil:
     """Draw one token for each unfinished sequence, after one forward pass for all that need one."""
-    cdef int32_t i, length, token, n_spans = 0, n_vocab = api.n_vocab(model)
+    cdef int32_t i, kept, length, token, n_spans = 0
+    cdef int32_t n_vocab = api.n_vocab(model), n_ctx = api.n_ctx(model)
     cdef int status
     cdef State* state
     cdef double now
     for i in range(n):
         state = states[i]
-        length = api.cache_length(state.cache)
-        if state.finish == RUNNING and length < state.n_tokens:
+        if state.finish != RUNNING:
+            continue
+        kept = first_kept(state.n_tokens, n_ctx, state.stride)
+        if kept != state.start:
+            state.start = kept
+            api.cache_truncate(state.cache, 0)
+        length = state.start + api.cache_length(state.cache)
+        if length < state.n_tokens:
             spans[n_spans].cache, spans[n_spans].tokens = state.cache, state.tokens + length
             spans[n_spans].n_tokens, spans[n_spans].n_rows = state.n_tokens - length, 1
             spans[n_spans].logits = state.logits
@@ -185,6 +199,15 @@ cdef int burst(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* 
         for i in range(n):
             if states[i].finish != RUNNING:
                 return status
+
+
+def window_start(n_tokens: int, n_ctx: int, stride: int) -> int:
+    """Return the first token that a text of n_tokens keeps, to draw the next one from.
+
+    That is 0 until the context is full, n_tokens = n_ctx; the oldest `stride` tokens are dropped
+    then, as often as there must be. A text without stride, 0, keeps all.
+    """
+    return first_kept(n_tokens, n_ctx, stride)
 
 
 def now() -> float:
@@ -243,6 +266,8 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
             if min(text.logits.shape[0], workspace.n_vocab) < n_vocab:
                 raise ValueError(f"logits and workspace must have room for {n_vocab} tokens")
             states[i] = &text.state
+            if text.state.stride >= api.n_ctx(handle):
+                raise ValueError("the stride must be less than the context")
             if text.rules is not None and text.rules.n_vocab != n_vocab:
                 raise ValueError(f"the rules are not those of a vocabulary of {n_vocab}")
             if states[i].started == 0:

@@ -10,8 +10,10 @@ cdef enum Finish:
 _REASONS = (None, "stop", "length", "cancelled", "deadline")
 
 cdef struct State:
-    gpt2fast_cache* cache
+    gpt2fast_cache* cache                # of the tokens from `start` on
     int32_t* tokens                      # [limit]
+    int32_t start                        # the first token in the window, which the context holds
+    int32_t stride                       # 0: the text ends in the context
     int32_t n_tokens
     int32_t n_prompt
     int32_t limit
@@ -83,7 +85,8 @@ cdef class Sequence:
     `tokens` and `visible` are filled in place. The first n_prompt tokens are given; `logits` must
     be those of the last one if the cache holds them all. `processor` is called before each draw
     with the number of tokens and a view of the logits, valid for the time of the call, which it may
-    change. `logprobs`, and `top_tokens` with `top_logprobs`, are filled with one row for each new
+    change. The cache holds tokens from `start` on; with a `stride` that is moved by `window_start`
+    when the context is full. `logprobs`, and `top_tokens` with `top_logprobs`, are filled with one row for each new
     token. Raises ValueError for lengths that do not fit each other, and for filters out of range.
     """
 
@@ -106,7 +109,8 @@ cdef class Sequence:
                   int64_t[::1] visible not None, StopStrings stops, *, double temperature,
                   int32_t top_k, double top_p, double min_p, double typical_p=1,
                   double mirostat_tau=0, double mirostat_eta=0, uint64_t seed, uint32_t sample,
-                  Rules rules=None, processor=None, float[::1] logprobs=None,
+                  int32_t start=0, int32_t stride=0, Rules rules=None, processor=None,
+                  float[::1] logprobs=None,
                   int32_t[:, ::1] top_tokens=None, float[:, ::1] top_logprobs=None) -> None:
         cdef State* state = &self.state
         cdef size_t n_bytes
@@ -114,8 +118,11 @@ cdef class Sequence:
             raise ValueError("tokens must have room for the prompt and for one more at least")
         if visible.shape[0] < tokens.shape[0] - n_prompt or logits.shape[0] < 1:
             raise ValueError("visible must have room for each new token, logits for a row")
+        if not 0 <= start < n_prompt or stride < 0:
+            raise ValueError("start must be a token of the prompt, stride 0 or more")
         self.lock = threading.Lock()
         self.cache, self.stops = cache, stops
+        state.start, state.stride = start, stride
         self.tokens, self.logits = tokens, logits
         self.stop_tokens, self.visible_bytes = stop_tokens, visible
         state.cache = <gpt2fast_cache*>PyCapsule_GetPointer(cache.capsule(), "gpt2fast.cache")
@@ -167,6 +174,11 @@ cdef class Sequence:
     def n_tokens(self) -> int:
         """How many tokens there are, the prompt among them."""
         return self.state.n_tokens
+
+    @property
+    def start(self) -> int:
+        """The first of the tokens that the cache holds."""
+        return self.state.start
 
     @property
     def finish_reason(self) -> str | None:

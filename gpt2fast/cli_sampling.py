@@ -34,6 +34,8 @@ _RULES: tuple[_Row, ...] = (
 _ENDS: tuple[_Row, ...] = (
     ("--max-new-tokens", int, "N", "default: 128"),
     ("--min-new-tokens", int, "N", "do not end before"),
+    ("--overflow", str, "HOW", "past the context: error, truncate or stride; default: error"),
+    ("--stride", int, "N", "drop so many tokens when the context is full; default: half of it"),
     ("--deadline", float, "SECONDS", "end the text as it is after this time"),
 )
 

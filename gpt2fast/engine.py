@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpt2fast import _core
 from gpt2fast._generate import StopStrings
 from gpt2fast.checkpoints.packed import PackedModel
+from gpt2fast.checkpoints.session_file import Kind
 from gpt2fast.config import CheckpointError, Config
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class Engine:
         """Return the tokens in each cache alive."""
         caches = [reference() for reference in self._caches.copy()]
         return [cache.length for cache in caches if cache is not None]
+
+    @property
+    def kind(self) -> Kind:
+        """What sessions of the model have in common, also in files."""
+        return Kind(self.config, self.packed.fingerprint, self.cache_dtype)
 
     @property
     def has_tokenizer(self) -> bool:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast import _core
-from gpt2fast._generate import Sequence, Workspace, run
+from gpt2fast._generate import Sequence, Workspace, run, window_start
 from gpt2fast.completion import Completion, Timings, TokenLogprob
 from gpt2fast.plan import Plan
-from gpt2fast.sampling import MAX_NEW_TOKENS, Options
+from gpt2fast.ranges import out_of_range
+from gpt2fast.sampling import MAX_NEW_TOKENS
 
+MAX_ROOM = 1 << 20  # new tokens of a text that may outgrow the context
 TOGETHER = 16  # texts that share a step; more wait for a place
 
 
@@ -23,6 +25,7 @@ class SharedPrompt:
 
     def __init__(self, n_texts: int) -> None:
         self.ready = False
+        self.start = 0  # the first of the tokens in the cache
         self._left = n_texts - 1
         self._state: tuple[_core.Cache, NDArray[np.float32]] | None = None
 
@@ -56,17 +59,19 @@ class Writing:
         *,
         cache: _core.Cache | None = None,
         logits: NDArray[np.float32] | None = None,
+        start: int = 0,
         sample: int = 0,
         shared: SharedPrompt | None = None,
     ) -> None:
         """Check that the text fits; allocate nothing yet.
 
-        A cache that holds the whole prompt comes with the logits of the prompt's last token. Raises
-        ValueError if the text could outgrow the context.
+        A cache holds tokens of the prompt from `start` on; one that holds the last comes with its
+        logits. Raises ValueError if the text could outgrow the context, unless it may.
         """
         self.plan, self.prompt, self.sample = plan, prompt, sample
-        self.room = _room(len(prompt), plan.options, plan.engine.config.n_ctx)
+        self.room = _room(len(prompt), plan)
         self.sequence: Sequence | None = None
+        self._start = start
         self._shared = shared
         self._cache, self._logits = cache, logits
         self._tokens = np.array(prompt, np.int32)
@@ -81,10 +86,13 @@ class Writing:
         self._report = self.plan.report(self.room)
         if self._shared is not None and self.sample:
             self._cache, self._logits = self._shared.take()
+            self._start = self._shared.start
         if self._logits is None:
             self._logits = np.empty(engine.config.n_vocab, np.float32)
         if self._cache is None:
             self._cache = _core.Cache(core, engine.cache_dtype)
+            n_ctx = engine.config.n_ctx
+            self._start = window_start(n, n_ctx, self.plan.stride)
         engine.watched(self._cache)
         self.sequence = Sequence(
             self._cache,
@@ -93,6 +101,7 @@ class Writing:
             self._logits,
             visible=self._visible,
             sample=self.sample,
+            start=self._start,
             **self.plan.native(tokens),
             **self._report,
         )
@@ -114,9 +123,15 @@ class Writing:
         assert self._shared is not None
         cache, logits = self._cache, self._logits
         assert cache is not None and logits is not None
-        processed = cache.length == len(self.prompt)
+        processed = self.start_of_cache + cache.length == len(self.prompt)
         watched = self.plan.engine.watched
+        self._shared.start = self.start_of_cache
         self._shared.keep((watched(cache.fork()), logits.copy()) if processed else None)
+
+    @property
+    def start_of_cache(self) -> int:
+        """The first of the tokens that the cache holds."""
+        return self._start if self.sequence is None else self.sequence.start
 
     @property
     def drawn(self) -> list[int]:
@@ -183,24 +198,28 @@ class Writing:
     def release(self) -> None:
         """Let go of the cache and the buffers; `drawn` stays."""
         self._tokens = np.array([*self.prompt, *self.drawn], np.int32)
+        self._start = self.start_of_cache
         self.sequence = self._cache = self._logits = None
 
 
-def _room(n_prompt: int, options: Options, n_ctx: int) -> int:
+def _room(n_prompt: int, plan: Plan) -> int:
     """Return the number of new tokens that there must be room for."""
-    room, wanted = n_ctx - n_prompt, options.max_new_tokens
+    options, n_ctx = plan.options, plan.engine.config.n_ctx
+    room, wanted = n_ctx - n_prompt if plan.stride == 0 else MAX_ROOM, options.max_new_tokens
     least = max(options.min_new_tokens, len(options.forced_tokens), 1)
     if wanted is None:
         wanted = max(min(MAX_NEW_TOKENS, room), least)
-    if wanted > room:
-        name = "max_new_tokens"
-        if options.max_new_tokens is None and wanted > 1:
-            name = "min_new_tokens" if wanted == options.min_new_tokens else "forced_tokens"
-        raise ValueError(
-            f"the prompt has {n_prompt} tokens and {name} is {wanted}: together "
-            f"{n_prompt + wanted}, but the context has {n_ctx}"
-        )
-    return wanted
+    if wanted <= room:
+        return wanted
+    name = "max_new_tokens"
+    if options.max_new_tokens is None and wanted > 1:
+        name = "min_new_tokens" if wanted == options.min_new_tokens else "forced_tokens"
+    if plan.stride:
+        raise out_of_range(name, wanted, f"{room} tokens at most")
+    raise ValueError(
+        f"the prompt has {n_prompt} tokens and {name} is {wanted}: together "
+        f"{n_prompt + wanted}, but the context has {n_ctx}"
+    )
 
 
 def complete(

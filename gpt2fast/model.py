@@ -206,9 +206,20 @@ class Model:
         """
         return alternatives(self._engine, self._engine.prompt(prompt), k, Options(**options))
 
-    def session(self) -> Session:
-        """Return an empty session: a text that grows without being read again."""
-        return Session(self._engine)
+    def session(self, *, overflow: str = "error", stride: int | None = None) -> Session:
+        """Return an empty session: a text that grows without being read again.
+
+        `overflow` and `stride`, as in `generate`, say whether it may outgrow the context.
+        """
+        return Session(self._engine, overflow, stride)
+
+    def restore(self, path: str | os.PathLike[str]) -> Session:
+        """Return a session that was saved, to go on as if it never had been.
+
+        Raises CheckpointError for the session of another model (see `fingerprint`) or of another
+        `cache_dtype`, and for a file that is damaged.
+        """
+        return Session.restored(self._engine, path)
 
     def logits(
         self, tokens: Sequence[int] | NDArray[np.integer], *, last_only: bool = False

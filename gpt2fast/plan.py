@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast._generate import now
-from gpt2fast.ranges import integer
+from gpt2fast.ranges import integer, out_of_range
 from gpt2fast.rules import Processing, native_rules
 from gpt2fast.sampling import LogitsProcessor, Options
 
@@ -30,6 +30,7 @@ class Plan:
         for token in stop_tokens:
             integer("stop_tokens", token, 0, n_vocab - 1)
         self.stop_tokens = frozenset(stop_tokens)
+        self.stride = window_stride(options, engine.config.n_ctx)
         self.stops = engine.stop_strings(options.stop)
         self.rules = native_rules(engine, options)
         processors: Any = options.logits_processor  # a tuple, as Options leaves it
@@ -53,6 +54,7 @@ class Plan:
             **self.filters(),
             "mirostat_eta": options.mirostat_eta,
             "seed": self.seed,
+            "stride": self.stride,
             "rules": self.rules,
             "processor": Processing(self.processors, tokens) if self.processors else None,
         }
@@ -72,6 +74,17 @@ class Plan:
             "top_tokens": np.zeros((room, n_top), np.int32),
             "top_logprobs": np.zeros((room, n_top), np.float32),
         }
+
+
+def window_stride(options: Options, n_ctx: int) -> int:
+    """Return by how many tokens a full context moves on; 0 if the text ends in it."""
+    if options.overflow == "error":
+        return 0
+    if n_ctx == 1:
+        raise out_of_range("overflow", options.overflow, "'error', as the context has one token")
+    if options.overflow == "truncate":
+        return 1
+    return n_ctx // 2 if options.stride is None else integer("stride", options.stride, 1, n_ctx - 1)
 
 
 def fresh_seed() -> int:

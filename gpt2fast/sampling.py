@@ -17,6 +17,7 @@ from gpt2fast.ranges import MAX_INT, integer, out_of_range
 MAX_NEW_TOKENS = 128  # unless asked otherwise, and no more than the context has room for
 MAX_SAMPLES = 1024
 MAX_TOP_LOGPROBS = 1000
+OVERFLOWS = ("error", "truncate", "stride")
 TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
 BREAKERS = ("\n", ":", '"', "*")
 
@@ -95,6 +96,7 @@ class GenerateOptions(TypedDict, total=False):
     deadline: float | None
     cancel: CancelFlag | None
     overflow: str
+    stride: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,12 @@ class Options:
     - ignore_eot: do not end at <|endoftext|>
     - deadline: seconds, above 0, after which the text ends as it is
     - cancel: a `CancelFlag` by which any thread can end the text
-    - overflow: what happens if the text could outgrow the context; "error": it is refused
+    - overflow: what happens if the text could outgrow the context; "error": it is refused;
+      "truncate": each token is drawn from the last n_ctx - 1 at most, which costs the processing of
+      as many for each token; "stride": when the text has n_ctx tokens the oldest `stride` are
+      dropped and the others processed anew, once in `stride` tokens. Prompts of any length and up
+      to 1,048,576 new tokens; every token comes as if what is kept were the prompt
+    - stride: of overflow "stride", 1 to n_ctx - 1; None is half of the context
     """
 
     max_new_tokens: int | None = None
@@ -186,6 +193,7 @@ class Options:
     deadline: float | None = None
     cancel: CancelFlag | None = None
     overflow: str = "error"
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         self._resolve()
@@ -256,8 +264,13 @@ class Options:
                 raise out_of_range("deadline", self.deadline, "seconds above 0, or None")
         if self.cancel is not None and not isinstance(self.cancel, CancelFlag):
             raise out_of_range("cancel", self.cancel, "a gpt2fast.CancelFlag, or None")
-        if self.overflow != "error":
-            raise out_of_range("overflow", self.overflow, "'error'")
+        if self.overflow not in OVERFLOWS:
+            raise out_of_range("overflow", self.overflow, ", ".join(map(repr, OVERFLOWS)))
+        if self.stride is not None:
+            if self.overflow != "stride":
+                allowed = f"None, as overflow is {self.overflow!r}"
+                raise out_of_range("stride", self.stride, allowed)
+            self._set("stride", integer("stride", self.stride, 1, MAX_INT))
 
     def _check_together(self) -> None:
         """Refuse options that contradict each other."""

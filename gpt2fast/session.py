@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Unpack
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2fast._generate import window_start
+from gpt2fast.checkpoints.session_file import State, read_session, write_session
 from gpt2fast.completion import Completion
+from gpt2fast.config import CheckpointError
 from gpt2fast.engine import Engine
 from gpt2fast.exclusive import Exclusive
 from gpt2fast.generation import Writing, complete
-from gpt2fast.plan import Plan
+from gpt2fast.plan import Plan, window_stride
 from gpt2fast.sampling import GenerateOptions, Options
 from gpt2fast.stream import Stream
 
+UNKNOWN = -1  # where the cache begins, while a text that may outgrow the context is written
 _BUSY = "the session is in use: another call runs, or a stream is open; finish or close that first"
 
 
@@ -32,10 +38,13 @@ class Session:
     >>> story = session.generate(max_new_tokens=20)
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, overflow: str = "error", stride: int | None = None) -> None:
         """Use `Model.session`."""
+        self._stride = window_stride(Options(overflow=overflow, stride=stride), engine.config.n_ctx)
+        self._overflow: dict[str, Any] = {"overflow": overflow, "stride": stride}
         self._engine = engine
         self._cache = engine.new_cache()
+        self._start = 0  # the first of the tokens that the cache holds
         self._tokens: list[int] = []
         # Of the last token, if the cache holds all tokens; otherwise free for use.
         self._logits = np.empty(engine.config.n_vocab, np.float32)
@@ -49,12 +58,13 @@ class Session:
     def append(self, text: str | Sequence[int] | NDArray[np.integer]) -> None:
         """Add text or token ids at the end; they are processed when logits are needed.
 
-        Raises ValueError if there is no room for them in the context.
+        Raises ValueError if there is no room for them in the context, unless the session may
+        outgrow it.
         """
         with self._alone():
             new = self._engine.ids(text)
             n, n_ctx = len(self._tokens) + len(new), self._engine.config.n_ctx
-            if n > n_ctx:
+            if n > n_ctx and not self._stride:
                 raise ValueError(
                     f"the session has {len(self._tokens)} tokens and {len(new)} are to be added: "
                     f"together {n}, but the context has {n_ctx}"
@@ -65,11 +75,13 @@ class Session:
     def logits(self) -> NDArray[np.float32]:
         """The logits after the last token, shape (n_vocab,).
 
-        Raises ValueError if there is no token.
+        Raises ValueError if there is no token, or more than the context has and the session may not
+        outgrow it.
         """
         with self._alone():
             self._check_begun()
-            pending = self._tokens[self._cache.length :]
+            self._place()
+            pending = self._tokens[self._start + self._cache.length :]
             if pending:
                 self._read(pending)
             return self._logits.copy()
@@ -91,26 +103,44 @@ class Session:
             self._drop_logits(len(self._tokens))
             raise
 
+    def _place(self) -> None:
+        """Let the cache begin where the text is kept from."""
+        n, n_ctx = len(self._tokens), self._engine.config.n_ctx
+        if n > n_ctx and not self._stride:
+            raise ValueError(
+                f"the session has {n} tokens, but the context has {n_ctx}; allowed: to truncate "
+                'it, or a session with overflow "truncate" or "stride"'
+            )
+        start = window_start(n, n_ctx, self._stride)
+        if start != self._start:
+            self._cache.truncate(0)
+            self._start = start
+
     def generate(self, **options: Unpack[GenerateOptions]) -> Completion:
-        """Continue the text and return what was added; options as in `Model.generate`."""
-        chosen = Options(**options)
+        """Continue the text and return what was added.
+
+        Options as in `Model.generate`; `overflow` and `stride` are the session's unless given.
+        """
+        chosen = self._options(options)
         with self._alone():
             writing = self._begin(chosen)
             try:
                 return complete(writing.plan, [writing])[0]
             finally:
                 self._tokens += writing.drawn
+                self._start = writing.start_of_cache
 
     def stream(self, **options: Unpack[GenerateOptions]) -> Stream:
         """Continue the text and iterate over what is added, chunk by chunk.
 
         When the stream ends or is closed, the session holds the tokens that were handed out.
         """
-        chosen = Options(**options)
+        chosen = self._options(options)
         self._busy.acquire()
         try:
             self._settle()
-            return Stream(self._begin(chosen), self._tokens.append, self._end_stream)
+            writing = self._begin(chosen)
+            return Stream(writing, self._tokens.append, lambda: self._end_stream(writing))
         except BaseException:
             self._busy.release()
             raise
@@ -128,29 +158,63 @@ class Session:
         """Return an independent session with the same text; what was processed is shared."""
         other = Session.__new__(Session)
         with self._alone():
-            other._engine = self._engine
+            other._engine, other._stride = self._engine, self._stride
+            other._overflow, other._start = self._overflow, self._start
             other._cache = self._engine.watched(self._cache.fork())
             other._tokens, other._logits = list(self._tokens), self._logits.copy()
         other._busy = Exclusive(_BUSY)
         return other
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file, for `Model.restore`; a file of that name is replaced.
+
+        The text in it can be read by whoever can read the file. Raises OSError if it cannot be
+        written; what was there is then left as it was.
+        """
+        with self._alone():
+            state = State(self._tokens, self._start, **self._overflow)
+            write_session(Path(path), self._engine.kind, state, self._cache)
+
+    @classmethod
+    def restored(cls, engine: Engine, path: str | os.PathLike[str]) -> Session:
+        """Use `Model.restore`."""
+        cache = engine.new_cache()
+        state = read_session(Path(path), engine.kind, cache)
+        try:
+            session = cls(engine, state.overflow, state.stride)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        session._cache, session._start, session._tokens = cache, state.start, state.tokens
+        if state.tokens:
+            session._drop_logits(len(state.tokens))
+        return session
+
     def _begin(self, options: Options) -> Writing:
         self._check_begun()
         options.check_single("a session goes on with one text: fork it")
         plan = Plan(self._engine, options)
-        return Writing(plan, list(self._tokens), cache=self._cache, logits=self._logits)
+        prompt, cache, logits, start = self._tokens.copy(), self._cache, self._logits, self._start
+        writing = Writing(plan, prompt, cache=cache, logits=logits, start=start)
+        if plan.stride or start:
+            self._start = UNKNOWN
+        return writing
 
-    def _end_stream(self) -> None:
+    def _options(self, options: GenerateOptions) -> Options:
+        chosen: dict[str, Any] = {**options}
+        return Options(**(chosen if "overflow" in chosen else self._overflow | chosen))
+
+    def _end_stream(self, writing: Writing) -> None:
         """Forget what the stream drew but did not hand out."""
         try:
-            if self._cache.length >= len(self._tokens):
+            self._start = writing.start_of_cache
+            if self._start + self._cache.length >= len(self._tokens):
                 self._drop_logits(len(self._tokens))
         finally:
             self._busy.release()
 
     def _drop_logits(self, n_tokens: int) -> None:
         """Shorten the cache to less than n_tokens: the last is processed again when needed."""
-        self._cache.truncate(min(self._cache.length, max(n_tokens - 1, 0)))
+        self._cache.truncate(min(self._cache.length, max(n_tokens - 1 - self._start, 0)))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -162,7 +226,10 @@ class Session:
     def _settle(self) -> None:
         """Check that the model is open; forget what an interrupted call left in the cache."""
         _ = self._engine.core
-        if self._cache.length > len(self._tokens):
+        if self._start == UNKNOWN:
+            self._cache.truncate(0)
+            self._start = 0
+        if self._start + self._cache.length > len(self._tokens):
             self._drop_logits(len(self._tokens))
 
     def _check_begun(self) -> None:

@@ -20,7 +20,7 @@ LINE = (
     "--dry-allowed-length 3 --dry-breaker . --dry-breaker , --logit-bias 5=1.5 "
     "--logit-bias 6=-inf --bad-tokens 7 --bad-tokens 8,9 --forced-tokens 20,21 "
     "--max-new-tokens 12 --min-new-tokens 2 --deadline 60 --stop xyz --stop-tokens 4000,4001 "
-    "--ignore-eot"
+    "--ignore-eot --overflow stride --stride 200"
 )
 OPTIONS: dict[str, Any] = {
     "preset": "story",
@@ -48,6 +48,8 @@ OPTIONS: dict[str, Any] = {
     "stop": ["xyz"],
     "stop_tokens": [4000, 4001],
     "ignore_eot": True,
+    "overflow": "stride",
+    "stride": 200,
 }
 
 
@@ -58,7 +60,7 @@ def test_all_of_them_arrive() -> None:
     given = sampling_options(cli.parser().parse_args(mirostat))
     assert given == {"mirostat_tau": 3.0, "mirostat_eta": 0.2}
     names = {field.name for field in dataclasses.fields(Options)}
-    elsewhere = {"n", "logits_processor", "cancel", "overflow", "logprobs"}
+    elsewhere = {"n", "logits_processor", "cancel", "logprobs"}
     assert names == {*OPTIONS, *given, *elsewhere}
     assert sampling_options(cli.parser().parse_args(["generate", "x"])) == {}
 

@@ -47,7 +47,8 @@ BAD: dict[str, tuple[object, ...]] = {
     "ignore_eot": (1, None, "yes"),
     "deadline": (0, -1.0, INF, "soon", True),
     "cancel": (True, object(), 0),
-    "overflow": ("truncate", None, 3),
+    "overflow": ("shift", "Error", "", None, 3, ["error"]),
+    "stride": (5, 0, -1, 1.5, "1", True),
 }
 GOOD: dict[str, tuple[object, ...]] = {
     "max_new_tokens": (1, 2**31 - 1, None, np.int64(5)),
@@ -81,7 +82,8 @@ GOOD: dict[str, tuple[object, ...]] = {
     "ignore_eot": (True, False),
     "deadline": (1e-9, 5, None),
     "cancel": (CancelFlag(), None),
-    "overflow": ("error",),
+    "overflow": ("error", "truncate", "stride"),
+    "stride": (None,),
 }
 
 
@@ -107,6 +109,12 @@ def test_every_option_is_tested_and_typed() -> None:
 
 
 TOGETHER: list[tuple[dict[str, Any], str]] = [
+    (
+        {"overflow": "truncate", "stride": 3},
+        "stride is 3; allowed: None, as overflow is 'truncate'",
+    ),
+    ({"overflow": "stride", "stride": 0}, "stride is 0; allowed: an integer from 1 to "),
+    ({"overflow": "stride", "stride": 1.5}, "stride is 1.5; allowed: an integer from 1 to "),
     ({"mirostat_tau": 3, "temperature": 0}, "temperature is 0; allowed: above 0, as mirostat_tau"),
     ({"mirostat_tau": 3, "preset": "deterministic"}, "temperature is 0"),
     ({"mirostat_tau": 3, "top_k": 5}, "top_k is 5; allowed: 0, as mirostat_tau"),
