@@ -17,9 +17,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def settings(machine: str) -> dict[str, Any]:
+def settings(machine: str, system: str = "linux") -> dict[str, Any]:
     """The flags of setup.py for a machine: CPP of all files, TARGETS of each of csrc/targets."""
-    scope: dict[str, Any] = {"MSVC": False, "MACHINE": machine, "os": os, "Path": Path}
+    scope: dict[str, Any] = {"SYSTEM": system, "MACHINE": machine, "os": os, "Path": Path}
     given = set(scope)
     constants: list[ast.stmt] = [
         node

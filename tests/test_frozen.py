@@ -1,0 +1,83 @@
+"""Programs frozen by PyInstaller run where there is no Python, with the bundled model.
+
+The freezing takes half a minute each; a second one, of one file, runs if GPT2FAST_TEST_FREEZE is
+set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import gpt2fast
+
+pytest.importorskip("PyInstaller", reason="PyInstaller is not installed")
+
+PROGRAM = """
+import sys, time
+start = time.perf_counter()
+import gpt2fast
+imported = time.perf_counter()
+model = gpt2fast.load(threads=1)
+text = model.generate("Once upon a time", max_new_tokens=8, seed=1).text
+from gpt2fast.published import GOLDEN
+print(repr(text), GOLDEN.exists(), "torch" in sys.modules, sep="\\n")
+print(imported - start)
+"""
+Freeze = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def freeze(tmp_path_factory: pytest.TempPathFactory) -> Freeze:
+    """A function that freezes a program and returns what to start, moved to another folder."""
+
+    def frozen(kind: str, program: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        folder.joinpath("writer.py").write_text(program)
+        command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN"]
+        command += [f"--{kind}", "--exclude-module=torch", "writer.py"]
+        environment = {**os.environ, "PYINSTALLER_CONFIG_DIR": str(folder / "settings")}
+        run = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        moved = folder / "moved"
+        shutil.move(folder / "dist", moved)
+        shutil.rmtree(folder / "build")
+        return moved / "writer" / "writer" if kind == "onedir" else moved / "writer"
+
+    return frozen
+
+
+def test_pyinstaller_finds_the_hook() -> None:
+    """Catches a hook that is not in the wheel, or not announced."""
+    [entry] = [e for e in entry_points(group="pyinstaller40") if e.module.startswith("gpt2fast.")]
+    [folder] = entry.load()()
+    assert Path(folder, "hook-gpt2fast.py").exists()
+
+
+@pytest.mark.parametrize("kind", ["onedir", "onefile"])
+def test_frozen_program(kind: str, freeze: Freeze, tmp_path: Path) -> None:
+    """Catches a module or a file that only an installed package has, a library found only because
+    Python is there, and an import of half a second.
+    """
+    if kind == "onefile" and not os.environ.get("GPT2FAST_TEST_FREEZE"):
+        pytest.skip("GPT2FAST_TEST_FREEZE is not set")
+    program = freeze(kind, PROGRAM)
+    bare = {"PATH": "", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    run = subprocess.run(
+        [program], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    text, golden, torch, seconds = run.stdout.splitlines()
+    expected = gpt2fast.load().generate("Once upon a time", max_new_tokens=8, seed=1).text
+    assert text == repr(expected)
+    assert (golden, torch) == ("True", "False")
+    assert float(seconds) < 0.15
