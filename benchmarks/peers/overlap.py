@@ -5,7 +5,7 @@ python -m benchmarks.peers.overlap FIRST.json SECOND.json
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.ratios import Ratio
-from benchmarks.peers.results import Results
+from benchmarks.peers.results import Results, read
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,19 @@ def overlaps(first: dict[str, Any], second: dict[str, Any]) -> Iterator[Row]:
                         yield Row(size, threads, measure, ours, theirs, (a, b))
 
 
-def main() -> None:
-    """Print a line per ratio, and how many overlap."""
-    first, second = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
-    rows = list(overlaps(first, second))
+def main(arguments: list[str] | None = None) -> int:
+    """Print a line per ratio, and how many overlap; return 1 if some do not, 2 if there are none.
+
+    What is disturbed, failed, or in one run only has no line.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        rows = list(overlaps(read(options.first), read(options.second)))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     for row in rows:
         pair = ", ".join(
             f"{r.value:.2f}" + (" ({:.2f} to {:.2f})".format(*r.interval) if r.interval else "")
@@ -62,8 +71,10 @@ def main() -> None:
         )
         mark = "" if row.overlap else "   APART"
         print(f"{row.size} {row.threads} {row.measure}: {row.ours} over {row.theirs}: {pair}{mark}")
-    print(f"{sum(row.overlap for row in rows)} of {len(rows)} ratios overlap")
+    together = sum(row.overlap for row in rows)
+    print(f"{together} of {len(rows)} ratios overlap")
+    return (0 if together == len(rows) else 1) if rows else 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

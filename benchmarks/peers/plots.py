@@ -9,13 +9,13 @@ memory-N.svg for N threads, and scaling.svg; what was not measured, or only dist
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.measures import MEASURES
-from benchmarks.peers.results import NAMES, Described, Results
+from benchmarks.peers.results import NAMES, Described, Results, read
 from benchmarks.random_checkpoints import SIZES, parameters
 
 try:
@@ -164,7 +164,11 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    for path in draw(json.loads(options.file.read_text()), options.folder):
+    try:
+        record = read(options.file)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    for path in draw(record, options.folder):
         print(path)
 
 

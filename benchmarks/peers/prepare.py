@@ -44,7 +44,7 @@ def main() -> None:
     """Prepare what the options ask for; exit with 1 if something failed."""
     options = _options()
     places = Places(options.cache)
-    print(_announced(places, options.sizes, options.engines), flush=True)
+    print(announced(places, options.sizes, options.engines), flush=True)
     failures = prepare(places, options.sizes, options.engines)
     if failures:
         sys.exit(f"not prepared: {', '.join(failures)}")
@@ -65,7 +65,7 @@ def prepare(places: Places, sizes: list[str], engines: list[Engine]) -> list[str
     return failures
 
 
-def _announced(places: Places, sizes: list[str], engines: list[Engine]) -> str:
+def announced(places: Places, sizes: list[str], engines: list[Engine]) -> str:
     """Return what is missing and what it will take; ends the program if the disk is too small."""
     environments = [
         name

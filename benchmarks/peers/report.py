@@ -5,7 +5,6 @@ python -m benchmarks.peers.report FILE.json
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.ratios import Cell
 from benchmarks.peers.report_quality import quality_tables, tokenizer_table
-from benchmarks.peers.results import NAMES, Described, Results
+from benchmarks.peers.results import NAMES, Described, Results, read
 from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT
 
 _COSTS = (  # header, field of a visit, unit, digits
@@ -61,15 +60,15 @@ def _head(results: Results) -> Iterator[str]:
         "with their 95% intervals."
     )
     yield ""
-    yield _row("roofs", "read GB/s", "int8 dot GOPS", "float32 GFLOPS")
-    yield _row(*["---"] * 4)
+    yield row("roofs", "read GB/s", "int8 dot GOPS", "float32 GFLOPS")
+    yield row(*["---"] * 4)
     for threads, target in dict.fromkeys((f["threads"], f["target"]) for f in record["roofs"]):
         roofs = results.roofs(threads, target)
         if roofs:
             rates = (roofs.read, roofs.int8_dot, roofs.float32_fma)
             where = f"{target or facts['target']}, {_threads(threads)}"
             where += ", DISTURBED" * roofs.disturbed
-            yield _row(where, *(f"{rate / 1e9:.4g}" for rate in rates))
+            yield row(where, *(f"{rate / 1e9:.4g}" for rate in rates))
 
 
 def _section(
@@ -98,31 +97,31 @@ def _speeds(
 ) -> Iterator[str]:
     measures = results.measures(size, threads, scaling=False)
     headers = [header for name in measures for header in (MEASURES[name].label, "roof")]
-    yield _row("engine", *headers, *(header for header, *_ in _COSTS))
-    yield _row(*["---"] * (1 + len(headers) + len(_COSTS)))
+    yield row("engine", *headers, *(header for header, *_ in _COSTS))
+    yield row(*["---"] * (1 + len(headers) + len(_COSTS)))
     for engine in engines:
         columns = []
         for measure in measures:
             share = results.share(engine, size, threads, measure)
-            columns.append(_speed(results, engine, engines, size, threads, measure))
+            columns.append(speed(results, engine, engines, size, threads, measure))
             columns.append("-" if share is None else f"{share:.0%}")
         for _, field, unit, digits in _COSTS:
             cost = results.cost(engine["name"], size, threads, field)
             columns.append("-" if cost is None else f"{cost / unit:.{digits}f}")
-        yield _row(engine["label"], *columns)
+        yield row(engine["label"], *columns)
 
 
 def _scaling(
     results: Results, size: str, threads: int, engines: Sequence[Described], measures: list[str]
 ) -> Iterator[str]:
-    yield _row("engine", *(MEASURES[name].label for name in measures))
-    yield _row(*["---"] * (1 + len(measures)))
+    yield row("engine", *(MEASURES[name].label for name in measures))
+    yield row(*["---"] * (1 + len(measures)))
     for engine in engines:
-        speeds = (_speed(results, engine, engines, size, threads, name) for name in measures)
-        yield _row(engine["label"], *speeds)
+        speeds = (speed(results, engine, engines, size, threads, name) for name in measures)
+        yield row(engine["label"], *speeds)
 
 
-def _speed(
+def speed(
     results: Results,
     engine: Described,
     engines: Sequence[Described],
@@ -130,6 +129,7 @@ def _speed(
     threads: int,
     measure: str,
 ) -> str:
+    """Return a speed as the tables show it, in bold if it is the best of the engines."""
     if results.failure(engine["name"], size, threads):
         return "failed"
     found = results.cell(engine["name"], size, threads, measure)
@@ -156,8 +156,8 @@ def _ratios(
     if ours is None or not peers or results.failure(ours["name"], size, threads):
         return
     yield ""
-    yield _row(f"{ours['label']} over", *(MEASURES[name].label for name in measures))
-    yield _row(*["---"] * (1 + len(measures)))
+    yield row(f"{ours['label']} over", *(MEASURES[name].label for name in measures))
+    yield row(*["---"] * (1 + len(measures)))
     for engine in peers:
         columns = []
         for measure in measures:
@@ -169,7 +169,7 @@ def _ratios(
             low, high = found.interval or (0, 0)
             interval = f" ({low:.2f} to {high:.2f})" if found.interval else ""
             columns.append(f"{found.value:.2f}{interval}{' DISTURBED' * found.disturbed}")
-        yield _row(engine["label"], *columns)
+        yield row(engine["label"], *columns)
 
 
 def _tail(results: Results) -> Iterator[str]:
@@ -191,9 +191,10 @@ def _threads(threads: int) -> str:
     return f"{threads} thread{'s' * (threads > 1)}"
 
 
-def _row(*columns: str) -> str:
+def row(*columns: str) -> str:
+    """Return a row of a table."""
     return f"| {' | '.join(columns)} |"
 
 
 if __name__ == "__main__":
-    print(report(json.loads(Path(sys.argv[1]).read_text())), end="")
+    print(report(read(Path(sys.argv[1]))), end="")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.measures import MEASURES
@@ -19,6 +21,18 @@ NAMES = {
     "gpt2-xl": "GPT-2 1.5B",
 }
 Described = dict[str, Any]  # an engine, as the JSON describes it
+_PARTS = ("machine", "engines", "roofs", "visits", "samples", "failures")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the record that `run` wrote; raises ValueError for any other file."""
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(record, dict) or not all(part in record for part in _PARTS):
+        raise ValueError(f"{path} is no result of benchmarks.peers.run")
+    return record
 
 
 class Results:

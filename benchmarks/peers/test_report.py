@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.peers import engines as registry
-from benchmarks.peers import run
-from benchmarks.peers.engines import ENGINES, chosen
+from benchmarks.peers import overlap, prepare, run
+from benchmarks.peers.duration import run_seconds
+from benchmarks.peers.engines import ENGINES, Places, chosen
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.overlap import overlaps
 from benchmarks.peers.plan import plan, public
@@ -20,6 +23,7 @@ from benchmarks.peers.ratios import Cell, cell, ratio
 from benchmarks.peers.report import report
 from benchmarks.peers.results import Results
 from benchmarks.random_checkpoints import parameters
+from gpt2fast.bench.roofline import Roofs
 
 ROOFS = {
     "read_anonymous": 30e9,
@@ -166,6 +170,26 @@ def test_two_runs_overlap_or_not() -> None:
     assert len(other) == 3 and not any(row.overlap for row in other)
 
 
+def test_the_command_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an exit status that says that runs agree when they do not, and a bad file's trace."""
+    slower = record()
+    for sample in slower["samples"]:
+        sample["rate"] *= 0.5 if sample["engine"] == "gpt2fast-int8" else 1
+    unlike = record(samples=[])
+    files = {"a": record(), "b": slower, "c": unlike, "d": {"machine": {}}}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    a, b, c, d = (str(tmp_path / name) for name in files)
+    assert [overlap.main([a, other]) for other in (a, b, c)] == [0, 1, 2]
+    out = capsys.readouterr().out
+    assert out.count("APART") == 3 and "3 of 3 ratios overlap" in out
+    for bad in (d, str(tmp_path / "nowhere")):
+        with pytest.raises(SystemExit) as end:
+            overlap.main([a, bad])
+        assert end.value.code == 2
+    assert "is no result of benchmarks.peers.run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -233,3 +257,34 @@ def test_pictures(tmp_path: Path) -> None:
     ]
     text = paths[0].read_text()
     assert "llama.cpp Q8_0" in text and "OpenVINO" not in text
+
+
+def test_a_run_says_how_long_it_takes() -> None:
+    """Catches a full run that takes more than an hour on two cores, a quick one above 5 minutes."""
+
+    def roofs(threads: int, _target: str) -> Roofs:  # of a server's two cores of 2023
+        return Roofs(28e9, 28e9, 460e9 * threads, 115e9 * threads, disturbed=False)
+
+    minutes = {
+        profile: run_seconds(plan(["--profile", profile], cpus=2), roofs) / 60
+        for profile in ("quick", "full")
+    }
+    assert 1 < minutes["quick"] < 3 and 30 < minutes["full"] < 50  # a sixth for what is repeated
+    twice = plan(["--profile", "quick", "--rounds", "4"], cpus=2)
+    assert run_seconds(twice, roofs) == pytest.approx(120 * minutes["quick"])
+
+
+def test_prepare_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a disk that is full after an hour, and what is there counted as missing."""
+    places, engines = Places(tmp_path), chosen(["int8"])
+    text = prepare.announced(places, ["gpt2"], engines)
+    assert "environments llama, ctranslate2, onnxruntime, openvino, torch; models of gpt2" in text
+    assert "3.5 GB of disk" in text and "1.0 GB of memory" in text
+    ours = [engine for engine in engines if engine.ours]
+    places.checkpoint("gpt2").mkdir(parents=True)
+    assert "0.2 GB of disk" in prepare.announced(places, ["gpt2"], ours)
+    places.model(ours[0], "gpt2").mkdir()
+    assert prepare.announced(places, ["gpt2"], ours).startswith("everything is there")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1e9))
+    with pytest.raises(SystemExit, match=r"3\.5 GB are needed, 1\.0 GB are free"):
+        prepare.announced(Places(tmp_path / "other"), ["gpt2"], engines)
