@@ -1,4 +1,5 @@
 // Formats and kernels one by one, for conversion, tests and benchmarks.
+#include "crowding.h"
 #include "dispatch.h"
 #include "gpt2.h"
 #include "isa/machine.h"
@@ -191,6 +192,12 @@ void bind_kernels(py::module_& m) {
       },
       py::arg("threads") = 1, py::arg("megabytes") = 512, py::arg("path") = py::none(),
       py::arg("rounds") = 5);
+
+  py::class_<Crowding>(m, "Crowding")
+      .def(py::init<>())
+      .def("threads", &Crowding::threads, py::arg("asked"), py::arg("time"))
+      .def("note", &Crowding::note, py::arg("asked"), py::arg("used"), py::arg("waited"),
+           py::arg("seconds"), py::arg("time"));
 }
 
 }  // namespace gpt2fast

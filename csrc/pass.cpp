@@ -5,6 +5,8 @@
 #include <cstring>
 #include <system_error>
 
+#include "crowding.h"
+
 namespace gpt2fast {
 namespace {
 
@@ -206,18 +208,21 @@ bool valid(const Model& model, const gpt2fast_span* spans, int n_spans) {
   return n_spans > 0;
 }
 
+Crowding crowding;  // of this process
+
 gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n_spans,
                            const gpt2fast_control& control, float* hidden) {
   int64_t total = 0;
   for (int i = 0; i < n_spans; ++i) total += spans[i].n_tokens;
   const int chunk = std::max(control.chunk > 0 ? control.chunk : 512, 1);
-  const int asked = total == n_spans ? control.threads : control.prompt_threads;
-  const int threads = inside_team() ? 1 : asked;
+  const bool steps = total == n_spans;
+  const int asked = steps ? control.threads : control.prompt_threads;
+  double polled = now();
+  const int threads = inside_team() ? 1 : steps ? crowding.threads(asked, polled) : asked;
   // Steps of all sequences go together however many there are; what is longer is cut into chunks.
-  const int rows = total == n_spans ? n_spans : static_cast<int>(std::min<int64_t>(chunk, total));
+  const int rows = steps ? n_spans : static_cast<int>(std::min<int64_t>(chunk, total));
   auto workspace = model.take_workspace(rows, threads, n_spans);
   gpt2fast_status status = GPT2FAST_OK;
-  double polled = now();
   for (int span = 0, done = 0; span < n_spans && status == GPT2FAST_OK;) {
     Team team(threads);
     Pass pass(model, control, team, *workspace, hidden, spans[0].n_tokens, done, polled);
@@ -236,7 +241,9 @@ gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n
         done = 0;
       }
     }
+    const double begin = now();
     status = pass.run();
+    if (steps) crowding.note(asked, threads, team.waited(), now() - begin, now());
   }
   model.give_back(std::move(workspace));
   return status;

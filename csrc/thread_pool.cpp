@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <memory>
@@ -20,19 +21,23 @@ constexpr int kSpins = 2000;  // some 30 microseconds
 constexpr std::chrono::microseconds kBarrierPatience{2000};
 constexpr std::chrono::microseconds kIdlePatience{200};  // bridges the sampling between two steps
 
-// Waits until `word` differs from `seen`: spins, then yields, then sleeps.
-void wait_for_change(const std::atomic<uint32_t>& word, uint32_t seen, int spins,
-                     std::chrono::microseconds patience) {
+// Waits until `word` differs from `seen`: spins, then yields, then sleeps. Returns the seconds that
+// it took after the spinning.
+double wait_for_change(const std::atomic<uint32_t>& word, uint32_t seen, int spins,
+                       std::chrono::microseconds patience) {
   for (int i = 0; i < spins; ++i) {
-    if (word.load(std::memory_order_acquire) != seen) return;
+    if (word.load(std::memory_order_acquire) != seen) return 0;
     relax();
   }
-  const auto end = std::chrono::steady_clock::now() + patience;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto passed = [&] { return std::chrono::steady_clock::now() - begin; };
   do {
     std::this_thread::yield();
-    if (word.load(std::memory_order_acquire) != seen) return;
-  } while (std::chrono::steady_clock::now() < end);
+    if (word.load(std::memory_order_acquire) != seen)
+      return std::chrono::duration<double>(passed()).count();
+  } while (passed() < patience);
   while (word.load(std::memory_order_acquire) == seen) word.wait(seen, std::memory_order_acquire);
+  return std::chrono::duration<double>(passed()).count();
 }
 
 // More threads than processors: whoever spins keeps another from working.
@@ -153,7 +158,7 @@ struct Inside {
 
 bool inside_team() { return inside; }
 
-void Team::barrier() {
+void Team::barrier(int thread) {
   const uint32_t generation = generation_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
     arrived_.store(0, std::memory_order_relaxed);
@@ -162,8 +167,15 @@ void Team::barrier() {
     generation_.store(generation + 1, std::memory_order_seq_cst);
     generation_.notify_all();
   } else {
-    wait_for_change(generation_, generation, spins_for(threads_), kBarrierPatience);
+    shares_[static_cast<size_t>(thread)].waited +=
+        wait_for_change(generation_, generation, spins_for(threads_), kBarrierPatience);
   }
+}
+
+double Team::waited() const {
+  double most = 0;
+  for (const Share& share : shares_) most = std::max(most, share.waited);
+  return most;
 }
 
 void run_team(Team& team, void (*f)(void*, int), void* context) {

@@ -37,13 +37,18 @@ class Team {
       const int begin = first(n, owner), size = first(n, owner + 1) - begin;
       for (int i; (i = claim(owner, region, size)) < size;) f(begin + i);
     }
-    barrier();
+    barrier(thread);
   }
+
+  // The longest time, in seconds, that any thread has spent at barriers beyond a short spin:
+  // what the system took from the others.
+  double waited() const;
 
  private:
   // What of a thread's share is taken: the number of the region, then how many of its pieces.
   struct alignas(64) Share {
     std::atomic<uint64_t> taken{0};
+    double waited = 0;  // its owner's
   };
 
   int first(int n, int thread) const {
@@ -59,7 +64,7 @@ class Team {
     if (seen >> 32 == region && static_cast<int>(seen & 0xffffffffu) >= size) return size;
     return static_cast<int>(taken.fetch_add(1, std::memory_order_relaxed) & 0xffffffffu);
   }
-  void barrier();
+  void barrier(int thread);
 
   const int threads_;
   std::vector<Share> shares_;
