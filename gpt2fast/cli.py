@@ -1,4 +1,4 @@
-"""The command line: `gpt2fast generate | info | bench | convert | models | verify`.
+"""The command line: `gpt2fast generate | write | info | bench | convert | models | verify`.
 
 Results go to stdout, everything else to stderr. Exit status: 0; 1 if something failed; 2 for bad
 usage or a bad option; 130 after Ctrl-C, with what was written so far; 141 if the reader went away.
@@ -93,6 +93,10 @@ def parser() -> argparse.ArgumentParser:
         help="print the prompt too; default: on a terminal",
     )
     generate.add_argument("--quiet", action="store_true", help="no summary on stderr")
+
+    from gpt2fast import cli_write
+
+    cli_write.add_options(commands.add_parser("write", help="a window to write in"))
 
     info = commands.add_parser("info", help="show a model and how it runs here")
     info.set_defaults(run=_info)
