@@ -23,9 +23,9 @@ class Level(NamedTuple):
 
 LEVELS = (
     Level(0.2, "expected", None, None),
-    Level(0.02, "plausible", "#fdf2c8", "#3f3a1d"),
-    Level(0.002, "unusual", "#fbd38d", "#6b4312"),
-    Level(0.0, "surprising", "#f4a08f", "#86302c"),
+    Level(0.02, "plausible", "#fdf2c8", "#45401f"),
+    Level(0.002, "unusual", "#fbd38d", "#74501a"),
+    Level(0.0, "surprising", "#f4a08f", "#a8473c"),
 )
 
 

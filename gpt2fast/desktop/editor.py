@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QMargins, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QDragEnterEvent,
@@ -47,6 +47,7 @@ class Editor(QPlainTextEdit):
         self.setAccessibleDescription("Tab asks for three alternatives, Ctrl+Enter writes on")
         self.setPlaceholderText("Write something, then press Tab")
         self.setFrameStyle(0)
+        self.setAutoFillBackground(True)  # the margins are part of the page
         self.setAcceptDrops(True)
         self.setCursorWidth(2)
         font = self.font()
@@ -134,10 +135,12 @@ class Editor(QPlainTextEdit):
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         """Keep lines at a length that is read with ease, in the middle of the window."""
-        super().resizeEvent(event)
         width = self.fontMetrics().averageCharWidth() * MEASURE
         side = max(24, (self.width() - width) // 2)
-        self.setViewportMargins(side, 20, side, 8)
+        margins = QMargins(side, 20, side, 8)
+        if margins != self.viewportMargins():
+            self.setViewportMargins(margins)
+        super().resizeEvent(event)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802
         """Welcome a file as well as text."""

@@ -12,8 +12,8 @@ from gpt2fast.desktop.settings import Settings
 class Preferences:
     """Values in the place where the system keeps those of programs; a damaged one is forgotten."""
 
-    def __init__(self) -> None:
-        self._stored = QSettings("gpt2fast", "write")
+    def __init__(self, stored: QSettings | None = None) -> None:
+        self._stored = QSettings("gpt2fast", "write") if stored is None else stored
 
     @property
     def settings(self) -> Settings:

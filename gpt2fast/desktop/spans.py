@@ -25,15 +25,17 @@ def spans(pieces: Iterable[tuple[str, float]]) -> list[Span]:
     """Return the spans of tokens, from the text and the log-probability of each.
 
     The tokens of one character come as empty texts before the one that has it; they make one span,
-    with the product of their probabilities. What has no log-probability (NaN) has no span.
+    with the product of their probabilities. What has no log-probability (NaN) has no span, and no
+    span begins with a space.
     """
-    found, start, end, logprob = [], 0, 0, 0.0
+    found, end, logprob = [], 0, 0.0
     for text, value in pieces:
         logprob += value
         if not text:
             continue
+        word = text.lstrip()
         end += utf16_length(text)
-        if not math.isnan(logprob):
-            found.append(Span(start, end, math.exp(logprob)))
-        start, logprob = end, 0.0
+        if word and not math.isnan(logprob):
+            found.append(Span(end - utf16_length(word), end, math.exp(logprob)))
+        logprob = 0.0
     return found

@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
 from gpt2fast.desktop.offers import Offer
 from gpt2fast.desktop.settings import ALTERNATIVES
 
+PADDING = 6  # pixels above and below the words
 LINES = 2  # of each alternative that fit without scrolling
 
 
@@ -47,8 +48,9 @@ class Table(QTableWidget):
                 self.setItem(row, column, item)
             self._cell(row, 0).setText(str(row + 1))
             self._cell(row, 2).setToolTip("How probable its first token is to the model")
-        height = self.fontMetrics().lineSpacing() * LINES + 12
-        self.setFixedHeight(height * ALTERNATIVES)
+        line = self.fontMetrics().lineSpacing()
+        self.verticalHeader().setMinimumSectionSize(line + 2 * PADDING)
+        self.setFixedHeight((line * LINES + PADDING) * ALTERNATIVES)
         self.cellClicked.connect(lambda row, _: self.taken.emit(row))
 
     def _cell(self, row: int, column: int) -> QTableWidgetItem:

@@ -27,7 +27,7 @@ from gpt2fast.desktop.events import (
 from gpt2fast.desktop.offers import SpaceFirst, offers
 from gpt2fast.desktop.prompt import Prompt, joined, prompt_of
 from gpt2fast.desktop.settings import Settings
-from gpt2fast.desktop.spans import spans
+from gpt2fast.desktop.spans import spans, utf16_length
 from gpt2fast.model import Model, load
 from gpt2fast.sampling import LogitsProcessor
 
@@ -219,7 +219,13 @@ class Writer:
 
     def _score(self, job: _Job, text: str, start: int) -> None:
         model = self._ready()
-        score = model.score(text)
+        tokenizer = model.tokenizer
+        prompt = prompt_of(text, tokenizer.encode, model.config.n_ctx, 0)
+        if not prompt.tokens:
+            return
+        score = model.score(prompt.tokens)
+        read = "".join(score.pieces)
+        start += utf16_length(text[: len(text) - prompt.after_space - len(read)])
         found = spans(zip(score.pieces, score.logprobs.tolist(), strict=True))
         self._tell(Scored(job.number, start, found))
 
