@@ -257,11 +257,11 @@ class Window(QMainWindow):
         prompt = prompt_of(text, model.tokenizer.encode, n_ctx, room)
         cut = " (the end of the draft)" if prompt.n_dropped or start else ""
         self.status.context.setText(f"reads {len(prompt.tokens)} of {n_ctx - room} tokens{cut}")
-        if self.controls.colours.isChecked() and not self._kind and position:
-            end = self.editor.textCursor().block()
-            last = end.position() + end.length() - 1
-            found = self.editor.text_between(start, last)
-            self._begin("score", self.writer.score(found, start))
+        if self.controls.colours.isChecked() and not self._kind:
+            block = self.editor.textCursor().block()
+            end = block.position() + block.length() - 1
+            text = self.editor.text_between(start, end)
+            self._begin("score", self.writer.score(text, start))
 
     @Slot(bool)
     def _show_colours(self, shown: bool) -> None:
