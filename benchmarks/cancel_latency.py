@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with gpt2fast.load(arguments.model, threads=arguments.threads) as model:
+    with gpt2fast.load(arguments.model, threads=arguments.threads, prefix_cache=0) as model:
         n_ctx, n_vocab = model.config.n_ctx, model.config.n_vocab
         long = np.random.default_rng(0).integers(0, n_vocab, n_ctx - 500).tolist()
         before = model.generate([5], temperature=0, max_new_tokens=9)

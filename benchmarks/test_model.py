@@ -59,7 +59,7 @@ def test_generate(measure: Measure, subject: Subject, threads: int) -> None:
     prompt = subject.tokens(32).tolist()
     written: list[int] = []
     with gpt2fast.load(
-        subject.path, threads=threads, cache_dtype=cache_dtype(subject.dtype)
+        subject.path, threads=threads, cache_dtype=cache_dtype(subject.dtype), prefix_cache=0
     ) as model:
 
         def generate() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -16,25 +17,34 @@ from gpt2fast._generate import StopStrings
 from gpt2fast.checkpoints.packed import PackedModel
 from gpt2fast.checkpoints.session_file import Kind
 from gpt2fast.config import CheckpointError, Config
+from gpt2fast.memory import cache_bytes, default_cache_dtype
+from gpt2fast.recent import RecentTexts
 
 if TYPE_CHECKING:
     from gpt2fast.tokenizer import Tokenizer
-
-CACHE_DTYPES = ("float16", "float32")
 
 
 class Engine:
     """A packed model ready to run; models and sessions refer to one."""
 
     def __init__(
-        self, packed: PackedModel, threads: int, prompt_threads: int, cache_dtype: str | None
+        self,
+        packed: PackedModel,
+        threads: int,
+        prompt_threads: int,
+        cache_dtype: str | None,
+        prefix_cache: int | None = None,
     ) -> None:
+        """`prefix_cache` is in bytes; None is what one whole context takes."""
         self.packed = packed
         self.config = packed.config
         self.threads = threads
         self.prompt_threads = prompt_threads
         self.cache_dtype = cache_dtype or default_cache_dtype(packed.dtype)
         self.chunk = prompt_chunk(packed.config, packed.dtype)
+        bytes_of = partial(cache_bytes, packed.config, self.cache_dtype)
+        limit = bytes_of(packed.config.n_ctx) if prefix_cache is None else prefix_cache
+        self.recent = RecentTexts(limit, bytes_of)
         self._caches: set[weakref.ref[_core.Cache]] = set()
         self._core: _core.Model | None = _core.Model(
             packed.config.to_dict(), packed.dtype, packed.tensors
@@ -53,10 +63,12 @@ class Engine:
     def close(self) -> None:
         """Let go of the weights; a call or stream that goes on keeps the core until it ends."""
         self._core = None
+        self.recent.close()
         self.packed.close()
 
-    def new_cache(self) -> _core.Cache:
-        """Return an empty cache."""
+    def new_cache(self, n_tokens: int | None = None) -> _core.Cache:
+        """Return an empty cache, and make room for so many tokens; None: a whole context."""
+        self.recent.make_room(self.config.n_ctx if n_tokens is None else n_tokens)
         return self.watched(_core.Cache(self.core, self.cache_dtype))
 
     def watched(self, cache: _core.Cache) -> _core.Cache:
@@ -64,10 +76,12 @@ class Engine:
         self._caches.add(weakref.ref(cache, self._caches.discard))
         return cache
 
-    def cache_lengths(self) -> list[int]:
-        """Return the tokens in each cache alive."""
-        caches = [reference() for reference in self._caches.copy()]
-        return [cache.length for cache in caches if cache is not None]
+    def cache_lengths(self) -> tuple[list[int], list[int]]:
+        """Return the tokens in each cache alive, and in each that is kept for prompts to come."""
+        kept = self.recent.caches
+        found = [reference() for reference in self._caches.copy()]
+        alive = [cache for cache in found if cache is not None and cache not in kept]
+        return [cache.length for cache in alive], [cache.length for cache in kept]
 
     @property
     def kind(self) -> Kind:
@@ -162,17 +176,6 @@ def prompt_chunk(config: Config, dtype: str) -> int:
     operations = 2 * config.n_embd * max(3 * config.n_embd, config.n_inner)  # of a token
     most = (11e9 if dtype == "int8" else 4.5e9) / operations
     return min(max(int(most) // 64 * 64, 64), 512)
-
-
-def default_cache_dtype(dtype: str) -> str:
-    """Return the dtype of the cache that goes with weights of this dtype."""
-    return "float32" if dtype == "float32" else "float16"
-
-
-def check_cache_dtype(cache_dtype: object) -> None:
-    """Raise ValueError unless it is the dtype of a cache, or None."""
-    if cache_dtype is not None and cache_dtype not in CACHE_DTYPES:
-        raise ValueError(f"cache_dtype is {cache_dtype!r}; allowed: {', '.join(CACHE_DTYPES)}")
 
 
 def check_ids(tokens: Sequence[int] | NDArray[np.integer], n_vocab: int) -> list[int]:

@@ -72,6 +72,7 @@ class Writing:
         self.room = _room(len(prompt), plan)
         self.sequence: Sequence | None = None
         self._start = start
+        self._is_own = False  # the cache: nobody has use for it when the text has ended
         self._shared = shared
         self._cache, self._logits = cache, logits
         self._tokens = np.array(prompt, np.int32)
@@ -80,6 +81,7 @@ class Writing:
     def start(self, core: _core.Model) -> Sequence:
         """Allocate and return the native sequence."""
         n, engine = len(self.prompt), self.plan.engine
+        n_ctx = engine.config.n_ctx
         tokens = np.empty(n + self.room, np.int32)
         tokens[:n] = self.prompt
         self._visible = np.zeros(self.room, np.int64)
@@ -90,9 +92,12 @@ class Writing:
         if self._logits is None:
             self._logits = np.empty(engine.config.n_vocab, np.float32)
         if self._cache is None:
-            self._cache = _core.Cache(core, engine.cache_dtype)
-            n_ctx = engine.config.n_ctx
             self._start = window_start(n, n_ctx, self.plan.stride)
+            self._cache = engine.recent.begin(tokens[self._start : n], min(len(tokens), n_ctx))
+            self._cache = self._cache or _core.Cache(core, engine.cache_dtype)
+            self._is_own = True
+        else:
+            engine.recent.make_room(min(len(tokens), n_ctx))
         engine.watched(self._cache)
         self.sequence = Sequence(
             self._cache,
@@ -199,6 +204,9 @@ class Writing:
         """Let go of the cache and the buffers; `drawn` stays."""
         self._tokens = np.array([*self.prompt, *self.drawn], np.int32)
         self._start = self.start_of_cache
+        if self._is_own and self._cache is not None and self.sample == 0:
+            held = self._tokens[self._start : self._start + self._cache.length]
+            self.plan.engine.recent.keep(held, self._cache)
         self.sequence = self._cache = self._logits = None
 
 

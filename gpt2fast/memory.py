@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2fast.config import Config
-from gpt2fast.engine import default_cache_dtype
 
+CACHE_DTYPES = ("float16", "float32")
 PAGE = 64  # positions: what the cache grows by; kPage of csrc/kernels/table.h
 _CHUNK, _SPAN, _TILE = 512, 256, 32  # tokens of a prompt's piece; kSpan and kQueryTile
 
@@ -25,7 +25,8 @@ class Memory:
     `weights`: all tensors; `mapped` tells whether they are a file's pages, which processes share
     and the system may drop, or this process's own. `cache_per_token`: keys and values of a token;
     `cache`: of a whole context, as they grow by pages of 64 tokens. `caches`: of all texts alive
-    now, sessions and calls; what forks share counts for each. `workspace`: buffers of one call, as
+    now, sessions and calls; what forks share counts for each; `prefix_cache`: of texts that ended
+    and are kept for prompts that begin like them. `workspace`: buffers of one call, as
     large as a prompt makes them; they are kept for the next.
     """
 
@@ -35,6 +36,7 @@ class Memory:
     mapped: bool = True
     caches: int = 0
     workspace: int = 0
+    prefix_cache: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,13 @@ class Limit:
     max_memory: int
     cache_dtype: str | None
     threads: int
+    prefix_cache: int = 0
 
     def check(self, name: object, config: Config, dtype: str, weights: int) -> None:
         """Raise MemoryError, with the parts of the sum, if a model would take more."""
         cache_dtype = self.cache_dtype or default_cache_dtype(dtype)
-        cache = cache_bytes(config, cache_dtype, config.n_ctx)
+        # Texts that run make room for themselves among those that are kept.
+        cache = max(cache_bytes(config, cache_dtype, config.n_ctx), self.prefix_cache)
         workspace = workspace_bytes(config, dtype, self.threads)
         if weights + cache + workspace > self.max_memory:
             parts = (f"{n_bytes / 1e6:,.1f} MB" for n_bytes in (weights, cache, workspace))
@@ -59,6 +63,17 @@ class Limit:
                 f"{name} as {dtype} takes {total:,.1f} MB ({needed}); max_memory is "
                 f"{self.max_memory / 1e6:,.1f} MB"
             )
+
+
+def default_cache_dtype(dtype: str) -> str:
+    """Return the dtype of the cache that goes with weights of this dtype."""
+    return "float32" if dtype == "float32" else "float16"
+
+
+def check_cache_dtype(cache_dtype: object) -> None:
+    """Raise ValueError unless it is the dtype of a cache, or None."""
+    if cache_dtype is not None and cache_dtype not in CACHE_DTYPES:
+        raise ValueError(f"cache_dtype is {cache_dtype!r}; allowed: {', '.join(CACHE_DTYPES)}")
 
 
 def cache_bytes(config: Config, cache_dtype: str, n_tokens: int) -> int:
@@ -86,23 +101,22 @@ def _up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
-def parse_size(name: str, value: object) -> int:
+def parse_size(name: str, value: object, least: int = 1) -> int:
     """Return bytes: an integer, or text such as "2GB", "500 MB" or "1.5GiB".
 
-    Raises ValueError for anything else, and unless it is 1 or more.
+    Raises ValueError for anything else, and for less than `least`.
     """
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match:
         number, unit, binary = match.groups()
         if unit or not binary:
             result = int(float(number) * (1024 if binary else 1000) ** _POWERS[unit])
-            if result >= 1:
+            if result >= least:
                 return result
-    elif isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    elif isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
-    raise ValueError(
-        f'{name} is {value!r}; allowed: a number of bytes >= 1, or text such as "2GB" or "500MiB"'
-    )
+    allowed = f'a number of bytes >= {least}, or text such as "2GB" or "500MiB"'
+    raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
 
 
 def peak_bytes() -> int:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Unpack, overload
+from typing import Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast import _core, scoring
+from gpt2fast import scoring
 from gpt2fast.alternatives import Alternative, alternatives
-from gpt2fast.checkpoints.packed import PackedModel
-from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.completion import Completion
-from gpt2fast.config import Config
-from gpt2fast.engine import Engine, check_cache_dtype, check_ids
+from gpt2fast.engine import check_ids
 from gpt2fast.generation import SharedPrompt, Writing, complete
 from gpt2fast.hub import Access
+from gpt2fast.loaded import Loaded
 from gpt2fast.loading import load_packed
-from gpt2fast.memory import PAGE, Limit, Memory, cache_bytes, parse_size, workspace_bytes
+from gpt2fast.memory import Limit, check_cache_dtype, parse_size
 from gpt2fast.plan import Plan
 from gpt2fast.ranges import integer
 from gpt2fast.sampling import GenerateOptions, Options
@@ -28,9 +25,6 @@ from gpt2fast.score import Score
 from gpt2fast.session import Session
 from gpt2fast.stream import Stream
 from gpt2fast.threads import MAX_THREADS, thread_count
-
-if TYPE_CHECKING:
-    from gpt2fast.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | NDArray[np.integer]
 
@@ -42,6 +36,7 @@ def load(
     threads: int | None = None,
     prompt_threads: int | None = None,
     cache_dtype: str | None = None,
+    prefix_cache: int | str | None = None,
     max_memory: int | str | None = None,
     mmap: bool = True,
     verify: bool = False,
@@ -68,6 +63,12 @@ def load(
     None is what goes with the dtype. `mmap` false reads the file into memory: a file truncated
     while it is mapped kills the process. `verify` reads all of it first and checks its content.
 
+    `prefix_cache`, in bytes or text such as "500MB", is how much of the texts that ended is kept: a
+    prompt that begins like one of them is processed from where it differs, to the same bits. None
+    is as much as one whole context takes; 0 keeps nothing. A text that is written makes room for
+    itself, so None takes no more memory than a text of the whole context does alone. What is kept
+    are users' texts, until `close`; that one was kept can be told from the time a prompt takes.
+
     `max_memory` is in bytes, or text such as "2GB": a model whose weights, keys and values of one
     whole context, and work buffers take more is refused with MemoryError before any of them is
     read, packed or allocated (see `estimate`; the packing itself is not counted).
@@ -85,10 +86,11 @@ def load(
     if prompt_threads is not None:
         n_prompt_threads = integer("prompt_threads", prompt_threads, 1, MAX_THREADS)
     check_cache_dtype(cache_dtype)
+    kept = None if prefix_cache is None else parse_size("prefix_cache", prefix_cache, least=0)
     limit = None
     if max_memory is not None:
         n_bytes = parse_size("max_memory", max_memory)
-        limit = Limit(n_bytes, cache_dtype, max(n_threads, n_prompt_threads))
+        limit = Limit(n_bytes, cache_dtype, max(n_threads, n_prompt_threads), kept or 0)
     packed = load_packed(
         source,
         dtype=dtype,
@@ -100,27 +102,16 @@ def load(
         limit=limit,
     )
     return Model(
-        packed, threads=n_threads, prompt_threads=n_prompt_threads, cache_dtype=cache_dtype
+        packed,
+        threads=n_threads,
+        prompt_threads=n_prompt_threads,
+        cache_dtype=cache_dtype,
+        prefix_cache=kept,
     )
 
 
-class Model:
+class Model(Loaded):
     """A GPT-2 ready to write; `load` makes one. Any number of threads may use it."""
-
-    def __init__(
-        self,
-        packed: PackedModel,
-        *,
-        threads: int,
-        prompt_threads: int,
-        cache_dtype: str | None = None,
-    ) -> None:
-        """Use `load`, which checks the options."""
-        self._engine = Engine(packed, threads, prompt_threads, cache_dtype)
-        self._fingerprint = packed.fingerprint
-        self._receipt = packed.receipt
-        self._weights = packed.nbytes
-        self._dtype = packed.dtype
 
     @overload
     def generate(
@@ -232,7 +223,7 @@ class Model:
         ids = self._ids(tokens)
         engine = self._engine
         rows = engine.core.forward(
-            [engine.new_cache()],
+            [engine.new_cache(len(ids))],
             [np.array(ids, np.int32)],
             [1 if last_only else len(ids)],
             threads=engine.threads,
@@ -324,83 +315,6 @@ class Model:
         if len(ids) > self.config.n_ctx:
             raise ValueError(f"{len(ids)} tokens, but the context has {self.config.n_ctx}")
         return ids
-
-    @property
-    def config(self) -> Config:
-        """The shape of the model."""
-        return self._engine.config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer, made on first use. Raises ValueError if the checkpoint had none."""
-        return self._engine.tokenizer
-
-    @property
-    def dtype(self) -> str:
-        """How the weights are stored."""
-        return self._dtype
-
-    @property
-    def threads(self) -> int:
-        """Threads for one token after another."""
-        return self._engine.threads
-
-    @property
-    def prompt_threads(self) -> int:
-        """Threads for prompts."""
-        return self._engine.prompt_threads
-
-    @property
-    def target(self) -> str:
-        """The instruction set whose code runs."""
-        return _core.target()
-
-    @property
-    def memory(self) -> Memory:
-        """What the model takes now."""
-        config, engine = self.config, self._engine
-        threads = max(engine.threads, engine.prompt_threads)
-        lengths = engine.cache_lengths()
-        return Memory(
-            weights=self._weights,
-            cache_per_token=cache_bytes(config, engine.cache_dtype, PAGE) // PAGE,
-            cache=cache_bytes(config, engine.cache_dtype, config.n_ctx),
-            mapped=engine.packed.mapped,
-            caches=sum(cache_bytes(config, engine.cache_dtype, n) for n in lengths),
-            workspace=workspace_bytes(config, self._dtype, threads),
-        )
-
-    @property
-    def receipt(self) -> Receipt:
-        """How the model was made: from which files, with which error of weights and predictions."""
-        return self._receipt
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the packed data."""
-        return self._fingerprint
-
-    def close(self) -> None:
-        """Let go of the weights. Whatever is asked of the model later raises ValueError.
-
-        Calls that run in other threads, and streams that are open, go on; the weights stay until
-        the last of them ends.
-        """
-        self._engine.close()
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<gpt2fast.Model {self.dtype} {self._weights:,} bytes, {self.threads} threads>"
 
 
 def _list_of_prompts(prompt: object) -> list[Prompt] | None:

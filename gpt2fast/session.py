@@ -43,7 +43,7 @@ class Session:
         self._stride = window_stride(Options(overflow=overflow, stride=stride), engine.config.n_ctx)
         self._overflow: dict[str, Any] = {"overflow": overflow, "stride": stride}
         self._engine = engine
-        self._cache = engine.new_cache()
+        self._cache = engine.new_cache(0)
         self._start = 0  # the first of the tokens that the cache holds
         self._tokens: list[int] = []
         # Of the last token, if the cache holds all tokens; otherwise free for use.
@@ -89,6 +89,7 @@ class Session:
     def _read(self, pending: list[int]) -> None:
         """Process the tokens that the cache does not hold."""
         engine = self._engine
+        engine.recent.make_room(len(self._tokens))
         try:
             rows = engine.core.forward(
                 [self._cache],
@@ -178,7 +179,7 @@ class Session:
     @classmethod
     def restored(cls, engine: Engine, path: str | os.PathLike[str]) -> Session:
         """Use `Model.restore`."""
-        cache = engine.new_cache()
+        cache = engine.new_cache(0)
         state = read_session(Path(path), engine.kind, cache)
         try:
             session = cls(engine, state.overflow, state.stride)

@@ -18,7 +18,7 @@ class Gpt2fast:
     """A packed file; the format is its own."""
 
     def __init__(self, model: Path, _format: str, threads: int) -> None:
-        self._model = gpt2fast.load(model / FILE, threads=threads)
+        self._model = gpt2fast.load(model / FILE, threads=threads, prefix_cache=0)
         self.version = f"{gpt2fast.__version__} {self._model.target}"
 
     def generate(self, prompts: list[list[int]], new: int) -> Generated:

@@ -18,8 +18,7 @@ from pathlib import Path
 from gpt2fast import _core
 from gpt2fast.bench.cpu_clock import FOREIGN_LIMIT, CpuClock
 from gpt2fast.checkpoints.packed import PackedModel
-from gpt2fast.engine import default_cache_dtype
-from gpt2fast.memory import PAGE, cache_bytes
+from gpt2fast.memory import PAGE, cache_bytes, default_cache_dtype
 
 STREAM = 256 << 20  # bytes; what is read once per so many comes from memory, not from a cache
 _ROUNDS = 3
