@@ -15,6 +15,7 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_
 from libc.string cimport memcmp, memcpy, memset
 
 import threading
+import weakref
 
 from gpt2fast import _core
 

@@ -38,10 +38,26 @@ cdef class CancelFlag:
     """A flag that ends generation from any thread: pass it as `cancel=`, then call `set()`."""
 
     cdef int32_t value
+    cdef list followers                  # weak references to flags that are set with this one
+    cdef object __weakref__
+
+    def __cinit__(self) -> None:
+        self.followers = []
 
     def set(self) -> None:
         """End every generation that was given this flag, within one token."""
         self.value = 1
+        for reference in list(self.followers):
+            flag = reference()
+            if flag is not None:
+                flag.set()
+
+    def _follower(self) -> CancelFlag:
+        """Return a flag that is set with this one, and can be set alone."""
+        cdef CancelFlag flag = CancelFlag()
+        self.followers.append(weakref.ref(flag, self.followers.remove))
+        flag.value = self.value          # read after it was told of later ones
+        return flag
 
     def clear(self) -> None:
         """Allow the flag to be used again."""

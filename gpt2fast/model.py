@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gpt2fast import scoring
 from gpt2fast.alternatives import Alternative, alternatives
+from gpt2fast.asynchronous import AsyncModel
 from gpt2fast.completion import Completion
 from gpt2fast.engine import check_ids
 from gpt2fast.generation import SharedPrompt, Writing, complete
@@ -110,7 +111,7 @@ def load(
     )
 
 
-class Model(Loaded):
+class Model(Loaded, AsyncModel):
     """A GPT-2 ready to write; `load` makes one. Any number of threads may use it."""
 
     @overload

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast._generate import window_start
+from gpt2fast.asynchronous import AsyncSession
 from gpt2fast.checkpoints.session_file import State, read_session, write_session
 from gpt2fast.completion import Completion
 from gpt2fast.config import CheckpointError
@@ -26,7 +27,7 @@ UNKNOWN = -1  # where the cache begins, while a text that may outgrow the contex
 _BUSY = "the session is in use: another call runs, or a stream is open; finish or close that first"
 
 
-class Session:
+class Session(AsyncSession):
     """A text that grows: what was read once is not read again.
 
     For one thread at a time: a call while another one runs, or while a stream of the session is

@@ -67,6 +67,11 @@ class Stream(Iterator[Chunk]):
     def _drawn(self) -> int:
         return self._sequence.n_tokens - len(self._writing.prompt)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next chunk needs no computing."""
+        return self._closed or self._n_tokens < self._drawn or bool(self._sequence.finish_reason)
+
     def _go_on(self) -> None:
         """Draw one token at least; what then fails is raised when that was handed out."""
         if self._error is not None:
