@@ -25,10 +25,12 @@ def test_examples_of_docstrings(module: str) -> None:
     assert result.failed == 0
 
 
-def test_example_of_readme(capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches a first example that does not run as it stands."""
-    text = ROOT.joinpath("README.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert example
-    exec(compile(example[1], "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(import .*?)```", README, re.DOTALL)  # those that stand alone
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["begin", "embed"])
+def test_examples_of_readme(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an example that does not run as it stands."""
+    exec(compile(example, "README.md", "exec"), {})
+    assert "cancel=" in example or capsys.readouterr().out.strip()

@@ -1,11 +1,12 @@
 """PyInstaller's hook: modules that are imported by name or from compiled code, and the data.
 
-Commands, the desktop app and the evaluation harness come along only if the program imports them.
+The command line, the desktop app and the evaluation harness come along only if the program
+imports them.
 """
 
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules
 
-_APART = ("_pyinstaller", "cli", "desktop", "lm_eval", "__main__")
+_APART = ("_pyinstaller", "bench", "cli", "desktop", "lm_eval", "__main__")
 
 
 def _library(name: str) -> bool:
