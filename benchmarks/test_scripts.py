@@ -7,7 +7,7 @@ import os
 import pytest
 
 import gpt2fast
-from benchmarks import cancel_latency, presets
+from benchmarks import cancel_latency, keystrokes, presets
 from gpt2fast.presets import PRESETS
 
 
@@ -32,3 +32,9 @@ def test_cancel_latency() -> None:
     with gpt2fast.load("tales", threads=1) as model:
         found = cancel_latency.measure(model, [5], [0.01])
     assert all(-10 < time < 5000 for times in found.values() for time in times)
+
+
+def test_keystrokes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a script that no longer runs, or texts that depend on what is kept."""
+    keystrokes.main(["--edits", "12", "--prompt-tokens", "40", "--threads", "1"])
+    assert capsys.readouterr().out.count("median") == 2

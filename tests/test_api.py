@@ -126,6 +126,8 @@ def test_closed_model_says_so() -> None:
         lambda: model.logits([1]),
         lambda: model.hidden_states([1]),
         lambda: model.stream([1]),
+        lambda: model.alternatives([1], 2),
+        lambda: model.restore("there"),
         lambda: model.tokenizer,
         lambda: session.logits,
         lambda: session.generate(),
