@@ -1,4 +1,4 @@
-"""The command line: `gpt2fast generate | write | info | bench | convert | models | verify`.
+"""The command line: `gpt2fast generate | chat | write | info | bench | convert | models | verify`.
 
 Results go to stdout, everything else to stderr. Exit status: 0; 1 if something failed; 2 for bad
 usage or a bad option; 130 after Ctrl-C, with what was written so far; 141 if the reader went away.
@@ -97,6 +97,12 @@ def parser() -> argparse.ArgumentParser:
     from gpt2fast import cli_write
 
     cli_write.add_options(commands.add_parser("write", help="a window to write in"))
+
+    from gpt2fast import cli_chat
+
+    chat = commands.add_parser("chat", help="write a story with a model, or talk to it")
+    _add_model_options(chat)
+    cli_chat.add_options(chat)
 
     info = commands.add_parser("info", help="show a model and how it runs here")
     info.set_defaults(run=_info)

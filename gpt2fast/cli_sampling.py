@@ -104,6 +104,9 @@ _NAMES = [row[0][2:].replace("-", "_") for row in (*_DRAW, *_RULES, *_ENDS)]
 _NAMES += ["dry_breakers", "bad_tokens", "forced_tokens", "stop", "stop_tokens", "ignore_eot"]
 
 
+OPTION_NAMES = (*_NAMES, "logit_bias")
+
+
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `generate` that were given."""
     given = {name: getattr(arguments, name) for name in _NAMES}
