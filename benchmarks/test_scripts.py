@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,14 @@ def test_keystrokes(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a script that no longer runs, or texts that depend on what is kept."""
     keystrokes.main(["--edits", "12", "--prompt-tokens", "40", "--threads", "1"])
     assert capsys.readouterr().out.count("median") == 2
+
+
+def test_desktop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a script that no longer runs, and a picture that is none."""
+    pytest.importorskip("PySide6.QtTest", reason="PySide6 is not installed", exc_type=ImportError)
+    from benchmarks import desktop
+
+    desktop.main(["--picture", str(tmp_path / "window.png")])
+    assert (tmp_path / "window.png").read_bytes().startswith(b"\x89PNG")
+    desktop.main(["--threads", "1"])
+    assert len(capsys.readouterr().out.splitlines()) == 8

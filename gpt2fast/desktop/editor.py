@@ -13,11 +13,12 @@ from PySide6.QtGui import (
     QKeyEvent,
     QPalette,
     QResizeEvent,
+    QTextCharFormat,
     QTextCursor,
 )
 from PySide6.QtWidgets import QPlainTextEdit, QTextEdit, QWidget
 
-from gpt2fast.desktop.colours import level
+from gpt2fast.desktop.colours import LEVELS, level
 from gpt2fast.desktop.spans import Span
 
 MEASURE = 68  # widest line, in average characters
@@ -80,18 +81,16 @@ class Editor(QPlainTextEdit):
 
     def colour(self, spans: Sequence[Span], start: int, *, dark: bool) -> None:
         """Lay the colours of probability under the text, whose spans begin at `start`."""
-        found = []
+        found, formats = [], {shade: _background(shade.colour(dark)) for shade in LEVELS}
+        cursor = QTextCursor(self.document())
         for span in spans:
-            colour = level(span.probability).colour(dark)
-            if colour is None:
-                continue
-            selection = QTextEdit.ExtraSelection()
-            cursor = QTextCursor(self.document())
-            cursor.setPosition(start + span.start)
-            cursor.setPosition(start + span.end, QTextCursor.MoveMode.KeepAnchor)
-            selection.cursor = cursor
-            selection.format.setBackground(QColor(colour))
-            found.append(selection)
+            background = formats[level(span.probability)]
+            if background is not None:
+                selection = QTextEdit.ExtraSelection()
+                cursor.setPosition(start + span.start)
+                cursor.setPosition(start + span.end, QTextCursor.MoveMode.KeepAnchor)
+                selection.cursor, selection.format = cursor, background  # copies of them
+                found.append(selection)
         self.setExtraSelections(found)
 
     def is_dark(self) -> bool:
@@ -157,3 +156,11 @@ class Editor(QPlainTextEdit):
             self.dropped.emit(files[0])
         else:
             super().dropEvent(event)
+
+
+def _background(colour: str | None) -> QTextCharFormat | None:
+    if colour is None:
+        return None
+    background = QTextCharFormat()
+    background.setBackground(QColor(colour))
+    return background

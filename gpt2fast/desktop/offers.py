@@ -35,7 +35,7 @@ class Offer:
 def offers(
     model: Model, prompt: Prompt, room: int, first: LogitsProcessor | None, **options: Any
 ) -> Iterator[list[Offer]]:
-    """Yield the alternatives again and again as they grow up to `room` tokens.
+    """Yield the alternatives, the likeliest first, again and again as they grow to `room` tokens.
 
     `first` is a processor for their first tokens. The last ones are complete, unless `cancel`, one
     of the options, was set; then they are what there is, possibly none.
@@ -50,7 +50,7 @@ def offers(
     )
     grown = [
         Offer(done.tokens, done.text, done.probability, done.finish_reason == "stop")
-        for done in begun
+        for done in sorted(begun, key=lambda done: -done.probability)
     ]
     while True:
         left = room - max((len(offer.tokens) for offer in grown), default=room)

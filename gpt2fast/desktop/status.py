@@ -24,6 +24,8 @@ class Status(QStatusBar):
         self.bar_stop.setText("\u2715")
         self.bar_stop.setAutoRaise(True)
         self.bar_stop.clicked.connect(self.stopped)
+        for label in (self.legend, self.pace, self.context):
+            label.setContentsMargins(6, 0, 6, 0)
         self.legend.hide()
         for widget, name in (
             (self.legend, "Colours"),

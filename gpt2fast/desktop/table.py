@@ -42,7 +42,7 @@ class Table(QTableWidget):
         for column, mode in enumerate((_FIXED, _STRETCH, _FIXED)):
             self.horizontalHeader().setSectionResizeMode(column, mode)
         for row in range(ALTERNATIVES):
-            for column, alignment in enumerate((_MIDDLE, _LEFT, _MIDDLE)):
+            for column, alignment in enumerate((_MIDDLE, _LEFT, _RIGHT)):
                 item = QTableWidgetItem()
                 item.setTextAlignment(alignment)
                 self.setItem(row, column, item)
@@ -64,7 +64,7 @@ class Table(QTableWidget):
             offer = offers[row] if row < len(offers) else None
             self.setRowHidden(row, offer is None)
             if offer is not None:
-                self._cell(row, 1).setText(offer.text.strip().replace("\n", " \u21b5 ") or "\u21b5")
+                self._cell(row, 1).setText(one_line(offer.text))
                 self._cell(row, 2).setText(percent(offer.probability))
         self.resizeRowsToContents()
         if self.currentRow() < 0:
@@ -96,7 +96,14 @@ class Table(QTableWidget):
 
 _FIXED, _STRETCH = QHeaderView.ResizeMode.Fixed, QHeaderView.ResizeMode.Stretch
 _MIDDLE = Qt.AlignmentFlag.AlignCenter
+_RIGHT = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight
 _LEFT = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, with an arrow for each end of a paragraph."""
+    lines = [line.strip() for line in text.split("\n")]
+    return " \u21b5 ".join(line for line in lines if line) or "\u21b5"
 
 
 def percent(probability: float) -> str:

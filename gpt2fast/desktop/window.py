@@ -104,6 +104,11 @@ class Window(QMainWindow):
         self.status.model.setMenu(add_menus(self))
         self.status.model.setPopupMode(self.status.model.ToolButtonPopupMode.InstantPopup)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job of the writer runs."""
+        return bool(self._kind)
+
     # What the user asks for.
 
     def open_model(self, source: str) -> None:
