@@ -122,7 +122,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     cpus = available_cpus()
     add("--threads", type=int, nargs="+", metavar="N", help="default: 1 and 2")
     add("--engines", choices=("int8", "avx2"), default="int8", help="default: %(default)s")
-    add("--peers", nargs="*", metavar="ENGINE", help="default: the first one that is prepared")
+    add("--peers", nargs="*", metavar="ENGINE", help="default: the baseline's, or the first one")
     add("--size", choices=SIZES, default="gpt2", help="default: %(default)s")
     add("--rounds", type=int, default=7, help="default: %(default)s")
     add("--cache", type=Path, default=Places.default(), help="of the peers; default: %(default)s")
@@ -154,8 +154,8 @@ def _read(path: Path) -> Baseline:
     return found if sound else sys.exit(f"{path} is no baseline: a ratio is not above 0")
 
 
-def _engines(places: Places, options: argparse.Namespace) -> list[Engine]:
-    """Return ours, prepared, and the peers that were asked for, or one that is there."""
+def _engines(places: Places, options: argparse.Namespace, baseline: Baseline) -> list[Engine]:
+    """Return ours, prepared, and the peers that were asked for, or that are there and known."""
     engines = chosen([options.engines])
     ours = [engine for engine in engines if engine.ours]
     if prepare(places, [options.size], ours):
@@ -168,7 +168,8 @@ def _engines(places: Places, options: argparse.Namespace) -> list[Engine]:
             if places.python(peer.environment).exists()
             and places.model(peer, options.size).exists()
         ]
-        return ours + there[:1]
+        known = [peer for peer in there if f" over {peer.name}" in json.dumps(baseline)]
+        return ours + (known or there[:1])
     for name in options.peers:
         if name not in peers:
             sys.exit(f"--peers: {name!r} is not one of {', '.join(peers)}")
@@ -180,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     baseline = _read(options.baseline)
     places = Places(options.cache)
-    engines = _engines(places, options)
+    engines = _engines(places, options, baseline)
     cases = [Case(options.size, n, _MEASURES, 1) for n in options.threads]
     plan = Plan(cases, engines, options.rounds, places, options.baseline.parent, None)
     comparison = Comparison(plan)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import guard
-from benchmarks.peers.engines import chosen
+from benchmarks.peers.engines import Places, chosen
 from benchmarks.peers.run import Comparison, _described
 from benchmarks.peers.test_report import ROOFS
 
@@ -66,6 +66,10 @@ def test_what_cannot_be_judged() -> None:
     for sample in busy["samples"]:
         sample["clean"] = False
     assert verdicts(busy, baseline()) == ["disturbed: says nothing"] * 2
+    spoilt = record([200.0, 200.0])
+    for roofs in spoilt["roofs"]:
+        roofs["rates"]["disturbed"] = True
+    assert verdicts(spoilt, baseline()) == ["disturbed: says nothing", "ok"]
     failure = {"engine": "llamacpp-q8_0", "size": "gpt2", "threads": 2, "reason": "no such file"}
     failed = record([200.0, 200.0], failures=[failure])
     assert verdicts(failed, baseline()) == ["ok", "not measured"]
@@ -140,6 +144,29 @@ def test_an_update_and_a_judgement(
     assert guard.main([*common, "--smoke"]) == 0
     found["failures"] = [{"engine": "gpt2fast-int8", "size": "gpt2", "threads": 2, "reason": "?"}]
     assert guard.main([*common, "--smoke"]) == 1
+
+
+def test_which_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a peer that nobody prepared, and a baseline's that is passed over."""
+    monkeypatch.setattr(guard, "prepare", lambda *_: [])
+    places = Places(tmp_path)
+
+    def names(known: guard.Baseline, *arguments: str) -> list[str]:
+        options = guard._options([*arguments])
+        return [engine.name for engine in guard._engines(places, options, known)]
+
+    assert names(baseline()) == ["gpt2fast-int8"]
+    for engine in chosen(["onnxruntime-int8", "llamacpp-q8_0"]):
+        python = places.python(engine.environment)
+        python.parent.mkdir(parents=True)
+        python.touch()
+        places.model(engine, "gpt2").mkdir(parents=True)
+    assert names({}) == ["gpt2fast-int8", "llamacpp-q8_0"]
+    onnx = {"A": {"avx2": {"1": {"gpt2 decode32 over onnxruntime-int8": 1.0}}}}
+    assert names(onnx) == ["gpt2fast-int8", "onnxruntime-int8"]
+    assert names(onnx, "--peers") == ["gpt2fast-int8"]
+    with pytest.raises(SystemExit, match="'nix' is not one of llamacpp-q8_0"):
+        names(onnx, "--peers", "nix")
 
 
 def test_the_committed_baseline() -> None:
