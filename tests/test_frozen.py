@@ -1,7 +1,7 @@
 """Programs frozen by PyInstaller run where there is no Python, with the bundled model.
 
-The freezing takes half a minute each; a second one, of one file, runs if GPT2FAST_TEST_FREEZE is
-set.
+Freezing takes half a minute each; one file, and the writing window, are frozen only if
+GPT2FAST_TEST_FREEZE is set.
 """
 
 from __future__ import annotations
@@ -30,6 +30,26 @@ text = model.generate("Once upon a time", max_new_tokens=8, seed=1).text
 from gpt2fast.published import GOLDEN
 print(repr(text), GOLDEN.exists(), "torch" in sys.modules, sep="\\n")
 print(imported - start)
+"""
+WINDOW = """
+import sys
+from PySide6.QtGui import QTextCursor
+from gpt2fast.cli import main
+from gpt2fast.desktop import dialogs
+from gpt2fast.desktop.window import Window
+
+def idle(window):
+    if not window.editor.offering:
+        window.editor.moveCursor(QTextCursor.MoveOperation.End)
+        return window.ask()
+    window.take(0)
+    print(repr(window.editor.text()))
+    dialogs.unsaved = lambda *_: "discard"
+    window.close()
+
+show = Window.show
+Window.show = lambda window: (show(window), window.idle.connect(lambda: idle(window)))
+sys.exit(main(["write", sys.argv[1], "--model", "tales", "--threads", "1"]))
 """
 Freeze = Callable[[str, str], Path]
 
@@ -63,21 +83,44 @@ def test_pyinstaller_finds_the_hook() -> None:
     assert Path(folder, "hook-gpt2fast.py").exists()
 
 
+def only_if_asked() -> None:
+    if not os.environ.get("GPT2FAST_TEST_FREEZE"):
+        pytest.skip("GPT2FAST_TEST_FREEZE is not set")
+
+
+def start(program: Path, folder: Path, *arguments: str) -> str:
+    """Run a frozen program where there is no Python and no other program; return its output."""
+    bare = {"PATH": "", "HOME": str(folder), "TMPDIR": str(folder), "QT_QPA_PLATFORM": "offscreen"}
+    command = [str(program), *arguments]
+    run = subprocess.run(
+        command, cwd=folder, env=bare, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 @pytest.mark.parametrize("kind", ["onedir", "onefile"])
 def test_frozen_program(kind: str, freeze: Freeze, tmp_path: Path) -> None:
     """Catches a module or a file that only an installed package has, a library found only because
     Python is there, and an import of half a second.
     """
-    if kind == "onefile" and not os.environ.get("GPT2FAST_TEST_FREEZE"):
-        pytest.skip("GPT2FAST_TEST_FREEZE is not set")
-    program = freeze(kind, PROGRAM)
-    bare = {"PATH": "", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
-    run = subprocess.run(
-        [program], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert run.returncode == 0, run.stderr
-    text, golden, torch, seconds = run.stdout.splitlines()
+    if kind == "onefile":
+        only_if_asked()
+    text, golden, torch, seconds = start(freeze(kind, PROGRAM), tmp_path).splitlines()
     expected = gpt2fast.load().generate("Once upon a time", max_new_tokens=8, seed=1).text
     assert text == repr(expected)
     assert (golden, torch) == ("True", "False")
     assert float(seconds) < 0.15
+
+
+def test_frozen_window(freeze: Freeze, tmp_path: Path) -> None:
+    """Catches a window that lacks a part of Qt or of gpt2fast once it is frozen."""
+    only_if_asked()
+    pytest.importorskip(
+        "PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError
+    )
+    story = tmp_path / "story.txt"
+    story.write_text("Once upon a time")
+    shown = start(freeze("onedir", WINDOW), tmp_path, str(story))
+    assert shown.startswith("'Once upon a time")
+    assert len(shown) > len("'Once upon a time'") + 2
