@@ -135,6 +135,18 @@ def test_how_much_is_kept(model: gpt2fast.Model, read: list[int]) -> None:
     assert model._engine.recent.caches == []
 
 
+def test_what_is_not_worth_keeping(model: gpt2fast.Model) -> None:
+    """Catches room taken by short texts, by each of several samples, or by one text twice."""
+    model.generate(ids(14), max_new_tokens=2)
+    assert model._engine.recent.caches == []
+    model.generate(ids(20), n=3, max_new_tokens=3, seed=1)
+    assert len(model._engine.recent.caches) == 1
+    model.generate([*ids(20), *ids(50, 1)], max_new_tokens=1)
+    longer = model.generate([*ids(20), *ids(50, 1), 7], max_new_tokens=1)
+    assert [cache.length for cache in model._engine.recent.caches] == [71, 22]
+    assert len(longer.tokens) == 1
+
+
 def test_texts_that_ended_badly_are_no_trouble(
     model: gpt2fast.Model, forgetful: gpt2fast.Model
 ) -> None:
