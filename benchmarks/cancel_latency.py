@@ -1,4 +1,4 @@
-"""How soon a text ends when it is told to: cancel, deadline and Ctrl-C, while reading and writing.
+"""How soon a text ends when it is told to, by cancel, deadline, Ctrl-C or asyncio.
 
     python -m benchmarks.cancel_latency MODEL [--threads N] [--rounds N]
 
@@ -9,6 +9,7 @@ and the time of a token. For models that write 500 tokens in more than half a se
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import signal
@@ -45,12 +46,25 @@ def latency(call: Callable[[], object], word: Callable[[], object], seconds: flo
     return 1000 * (ended - given)
 
 
+async def task_latency(
+    model: gpt2fast.Model, prompt: list[int], seconds: float, options: dict[str, Any]
+) -> float:
+    """Return the time from the cancelling of a task to its end."""
+    task = asyncio.create_task(model.agenerate(prompt, **options))
+    await asyncio.sleep(seconds)
+    given = time.perf_counter()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return 1000 * (time.perf_counter() - given)
+
+
 def measure(
     model: gpt2fast.Model, prompt: list[int], seconds: Sequence[float]
 ) -> dict[str, list[float]]:
     """Return the latencies of each kind of word, given after so many seconds."""
     options: dict[str, Any] = {"max_new_tokens": 500, "ignore_eot": True, "seed": 1}
-    found: dict[str, list[float]] = {"cancel": [], "deadline": [], "Ctrl-C": []}
+    found: dict[str, list[float]] = {"cancel": [], "deadline": [], "Ctrl-C": [], "asyncio": []}
     interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
     for after in seconds:
         flag = gpt2fast.CancelFlag()
@@ -61,6 +75,7 @@ def measure(
         found["deadline"].append(1000 * (time.perf_counter() - started - after))
         interrupted = partial(model.generate, prompt, **options)
         found["Ctrl-C"].append(latency(interrupted, interrupt, after))
+        found["asyncio"].append(asyncio.run(task_latency(model, prompt, after, options)))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gpt2fast
-from benchmarks import cancel_latency, keystrokes, presets
+from benchmarks import cancel_latency, gil, keystrokes, presets
 from gpt2fast.presets import PRESETS
 
 
@@ -50,3 +50,10 @@ def test_desktop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "window.png").read_bytes().startswith(b"\x89PNG")
     desktop.main(["--threads", "1"])
     assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_gil(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a script that no longer runs, or a way of writing that it leaves out."""
+    gil.main(["--rounds", "1", "--seconds", "0.05"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [name in line for name, line in zip(gil.WAYS, lines, strict=True)] == [True] * 3
