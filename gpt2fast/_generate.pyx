@@ -223,6 +223,22 @@ cdef _hold(object lock, list held):
     held.append(lock)
 
 
+cdef gpt2fast_control _control(_Poll poll, int32_t threads, int32_t prompt_threads, int32_t chunk,
+                               CancelFlag cancel, double deadline):
+    """Return how a call computes and what ends it; poll and cancel must outlive it."""
+    cdef gpt2fast_control control
+    memset(&control, 0, sizeof(control))
+    control.threads, control.prompt_threads = threads, prompt_threads
+    control.chunk, control.deadline = chunk, deadline
+    if cancel is not None:
+        control.cancel = &cancel.value
+    control.poll_context = <void*>poll
+    if threading.current_thread() is threading.main_thread():
+        control.poll = _poll
+    poll.last = api.now()
+    return control
+
+
 def run(model, list sequences not None, Workspace workspace not None, *, int32_t threads,
         int32_t prompt_threads, double seconds, int32_t chunk=0, CancelFlag cancel=None,
         double deadline=0) -> None:
@@ -244,22 +260,13 @@ def run(model, list sequences not None, Workspace workspace not None, *, int32_t
         return
     cdef gpt2fast_span* spans = <gpt2fast_span*>PyMem_Malloc(n * sizeof(gpt2fast_span))
     cdef State** states = <State**>PyMem_Malloc(n * sizeof(void*))
-    cdef gpt2fast_control control
-    cdef int status
     cdef _Poll poll = _Poll()
+    cdef gpt2fast_control control = _control(poll, threads, prompt_threads, chunk, cancel, deadline)
+    cdef int status
     cdef Finish reason
     try:
         if spans == NULL or states == NULL:
             raise MemoryError
-        memset(&control, 0, sizeof(control))
-        control.threads, control.prompt_threads = threads, prompt_threads
-        control.chunk, control.deadline = chunk, deadline
-        if cancel is not None:
-            control.cancel = &cancel.value
-        control.poll_context = <void*>poll
-        if threading.current_thread() is threading.main_thread():
-            control.poll = _poll
-        poll.last = api.now()
         _hold(workspace.lock, held)
         for i in range(n):
             text = <Sequence?>texts[i]
@@ -307,4 +314,5 @@ cdef _raise(int status, _Poll poll):
     raise ValueError("a token is outside the vocabulary, or there are more than the context holds")
 
 
+include "_search.pxi"
 include "_single.pxi"

@@ -69,7 +69,7 @@ class Writing:
         logits. Raises ValueError if the text could outgrow the context, unless it may.
         """
         self.plan, self.prompt, self.sample = plan, prompt, sample
-        self.room = _room(len(prompt), plan)
+        self.room = room_for(len(prompt), plan)
         self.sequence: Sequence | None = None
         self._start = start
         self._is_own = False  # the cache: nobody has use for it when the text has ended
@@ -178,10 +178,7 @@ class Writing:
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes that a token adds to the text: none for a stop token."""
-        known = self.plan.tokenizer
-        if token in self.plan.stop_tokens or known is None or token >= known.n_vocab:
-            return b""
-        return known.token_bytes(token)
+        return self.plan.bytes_of(token)
 
     def completion(self) -> Completion:
         """Return the finished text."""
@@ -210,7 +207,7 @@ class Writing:
         self.sequence = self._cache = self._logits = None
 
 
-def _room(n_prompt: int, plan: Plan) -> int:
+def room_for(n_prompt: int, plan: Plan) -> int:
     """Return the number of new tokens that there must be room for."""
     options, n_ctx = plan.options, plan.engine.config.n_ctx
     room, wanted = n_ctx - n_prompt if plan.stride == 0 else MAX_ROOM, options.max_new_tokens

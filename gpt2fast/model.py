@@ -9,9 +9,10 @@ from typing import Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast import scoring
+from gpt2fast import scoring, search
 from gpt2fast.alternatives import Alternative, alternatives
 from gpt2fast.asynchronous import AsyncModel
+from gpt2fast.beams import BeamSearch
 from gpt2fast.completion import Completion
 from gpt2fast.engine import check_ids
 from gpt2fast.generation import SharedPrompt, Writing, complete
@@ -171,6 +172,9 @@ class Model(Loaded, AsyncModel):
     def _complete(self, prompts: Sequence[Prompt], options: Options) -> list[list[Completion]]:
         """Return the samples of each prompt."""
         plan, n = Plan(self._engine, options), options.n or 1
+        if options.is_search:
+            ids = [self._engine.prompt(prompt) for prompt in prompts]
+            return search.complete(plan, [BeamSearch(plan, prompt) for prompt in ids])
         writings = []
         for ids in [self._engine.prompt(prompt) for prompt in prompts]:
             shared = SharedPrompt(n) if n > 1 else None

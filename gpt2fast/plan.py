@@ -56,8 +56,19 @@ class Plan:
             "seed": self.seed,
             "stride": self.stride,
             "rules": self.rules,
-            "processor": Processing(self.processors, tokens) if self.processors else None,
+            "processor": self.processing(tokens),
         }
+
+    def processing(self, tokens: NDArray[np.int32]) -> Processing | None:
+        """Return what calls the logits processors of the text in `tokens`; None without any."""
+        return Processing(self.processors, tokens) if self.processors else None
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes that a token adds to a text: none for a stop token."""
+        known = self.tokenizer
+        if token in self.stop_tokens or known is None or token >= known.n_vocab:
+            return b""
+        return known.token_bytes(token)
 
     def deadline(self) -> float:
         """Return when a text that begins now must have ended, on the clock of `now`; 0: never."""

@@ -18,6 +18,7 @@ MAX_NEW_TOKENS = 128  # unless asked otherwise, and no more than the context has
 MAX_SAMPLES = 1024
 MAX_TOP_LOGPROBS = 1000
 OVERFLOWS = ("error", "truncate", "stride")
+MAX_WIDTH = 256  # texts that a search considers at a time
 TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
 BREAKERS = ("\n", ":", '"', "*")
 
@@ -50,6 +51,7 @@ _DEFAULTS: dict[str, Any] = {
     "dry_breakers": BREAKERS,
 }
 _WITHOUT = {"top_k": 0, "typical_p": 1.0, "top_p": 1.0, "min_p": 0.0}  # what goes with mirostat
+_GREEDY = _WITHOUT | {"temperature": 0.0}  # what goes with num_beams, and with penalty_alpha
 _INTEGERS = {"top_k": 0, "penalty_window": 0, "no_repeat_ngram": 0, "dry_allowed_length": 1}
 _NUMBERS = {  # least and most
     "min_p": (0, 1),
@@ -59,6 +61,7 @@ _NUMBERS = {  # least and most
     "dry_multiplier": (0, 100),
     "dry_base": (1, 100),
     "mirostat_eta": (0, 1),
+    "length_penalty": (-10, 10),
 }
 
 
@@ -90,6 +93,9 @@ class GenerateOptions(TypedDict, total=False):
     preset: str | None
     seed: int | None
     logprobs: int | None
+    num_beams: int
+    length_penalty: float
+    penalty_alpha: float
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
     ignore_eot: bool
@@ -148,6 +154,14 @@ class Options:
       the one without n. `generate` then returns a list for each prompt. Not for streams or sessions
     - logprobs: tell the log-probability of each token and of this many alternatives, 0 to 1000: the
       model's own, before anything above and at temperature 1; None does not
+    - num_beams: 2 to 256 look for the likeliest text instead of drawing one, by beam search; 1 is
+      without. Rules then act on log-probabilities, and `n`, at most num_beams, asks for the best n
+      texts (fewer, if there are no more). The filters and temperature do not go with it
+    - length_penalty: -10 to 10; texts are ranked by score / length^length_penalty, more for longer
+    - penalty_alpha: above 0, up to 1: contrastive search, which takes the one of the top_k likeliest
+      tokens, 2 to 256, that is best by (1 - alpha) * probability - alpha * similarity, the greatest
+      cosine between its hidden state and any before it; 0 is without. For the other options as
+      num_beams; it needs the keys and values of top_k texts
     - stop: one string or several that end the text; they are not part of it
     - stop_tokens: ids that end the text, besides <|endoftext|>
     - ignore_eot: do not end at <|endoftext|>
@@ -187,6 +201,9 @@ class Options:
     seed: int | None = None
     n: int | None = None
     logprobs: int | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    penalty_alpha: float = 0.0
     stop: str | Sequence[str] = ()
     stop_tokens: Sequence[int] = ()
     ignore_eot: bool = False
@@ -211,6 +228,10 @@ class Options:
             chosen |= PRESETS[self.preset]
         if self.mirostat_tau is not None:
             chosen |= _WITHOUT
+        self._set("num_beams", integer("num_beams", self.num_beams, 1, MAX_WIDTH))
+        self._set("penalty_alpha", ranges.between("penalty_alpha", self.penalty_alpha, 0, 1))
+        if self.is_search:
+            chosen |= _GREEDY
         for name, value in chosen.items():
             if getattr(self, name) is _DEFAULT:
                 self._set(name, value)
@@ -281,6 +302,10 @@ class Options:
                 if getattr(self, name) != without:
                     allowed = f"{without:g}, as mirostat_tau is given"
                     raise out_of_range(name, getattr(self, name), allowed)
+        if self.is_search:
+            self._check_search()
+        elif self.length_penalty != 1:
+            raise out_of_range("length_penalty", self.length_penalty, "1, as num_beams is 1")
         if self.max_new_tokens is not None:
             allowed = f"at most {self.max_new_tokens}, as max_new_tokens is"
             if self.min_new_tokens > self.max_new_tokens:
@@ -291,10 +316,33 @@ class Options:
             if (token,) in self.bad_tokens:
                 raise out_of_range("forced_tokens", token, "ids that are not in bad_tokens")
 
+    def _check_search(self) -> None:
+        """Refuse what does not go with a search."""
+        expected: dict[str, Any] = _GREEDY | {"mirostat_tau": None, "overflow": "error"}
+        name, most = "num_beams", self.num_beams
+        if self.penalty_alpha > 0:
+            name, most = "penalty_alpha", 1
+            expected |= {"num_beams": 1, "length_penalty": 1}
+            del expected["top_k"]
+            if not 2 <= self.top_k <= MAX_WIDTH:
+                allowed = f"2 to {MAX_WIDTH}, as penalty_alpha is given"
+                raise out_of_range("top_k", self.top_k, allowed)
+        for option, value in expected.items():
+            if getattr(self, option) != value:
+                raise out_of_range(option, getattr(self, option), f"{value}, as {name} is given")
+        if (self.n or 1) > most:
+            raise out_of_range("n", self.n, f"1 to {most}, as {name} is given")
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the text is chosen among others: beam search, or contrastive search."""
+        return self.num_beams > 1 or self.penalty_alpha > 0
+
     def check_single(self, why: str) -> None:
-        """Raise ValueError if several texts are asked for."""
-        if self.n is not None:
-            raise out_of_range("n", self.n, f"None, as {why}")
+        """Raise ValueError if several texts are asked for, or one that is chosen among several."""
+        for name, without in (("n", None), ("num_beams", 1), ("penalty_alpha", 0)):
+            if getattr(self, name) != without:
+                raise out_of_range(name, getattr(self, name), f"{without}, as {why}")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
