@@ -30,13 +30,15 @@ typedef struct gpt2fast_cache
 
 // One sequence's share of a forward pass: `tokens` are appended to `cache`, and the logits of the
 // last n_rows of them are written to logits[n_rows][n_vocab]. n_rows may be 0; a cache stands in
-// one span of a call only.
+// one span of a call only. hidden[n_tokens][n_embd], unless NULL, takes what the final LayerNorm
+// makes of every token.
 typedef struct {
   gpt2fast_cache* cache;
   const int32_t* tokens;
   int32_t n_tokens;
   int32_t n_rows;
   float* logits;
+  float* hidden;
 } gpt2fast_span;
 
 typedef struct {
@@ -51,11 +53,12 @@ typedef struct {
 } gpt2fast_control;
 
 typedef struct {
-  int32_t version;  // 1
+  int32_t version;  // 2
   gpt2fast_status (*forward)(gpt2fast_model* model, const gpt2fast_span* spans, int32_t n_spans,
                              const gpt2fast_control* control);
   int32_t (*n_vocab)(const gpt2fast_model* model);
   int32_t (*n_ctx)(const gpt2fast_model* model);
+  int32_t (*n_embd)(const gpt2fast_model* model);
   int32_t (*cache_length)(const gpt2fast_cache* cache);
   void (*cache_truncate)(gpt2fast_cache* cache,
                          int32_t length);  // keeps the first `length` positions

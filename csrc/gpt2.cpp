@@ -43,16 +43,19 @@ void Pass::norm(const Norm& norm, int thread) {
   });
 }
 
-// ln_f and the output head, for the rows asked for; every row is checked for NaN and infinity.
+// ln_f and the output head, for the rows asked for; every row is checked for NaN and infinity. The
+// head reads the first places, so that rows of which no logits are asked take the last.
 void Pass::head(int thread) {
+  const int n = static_cast<int>(rows_.size());
   for_rows(thread, [&](int r) {
-    const int wanted = rows_[static_cast<size_t>(r)].wanted;
+    const Row& row = rows_[static_cast<size_t>(r)];
+    float* hidden = hidden_ ? hidden_of(c_.n_layer, r) : row.hidden;
     if (!k_.finite(row_of(w_.x, r), static_cast<size_t>(c_.n_embd)))
       finite_.store(false, std::memory_order_relaxed);
-    if (wanted < 0 && !hidden_) return;
+    if (row.wanted < 0 && !hidden) return;
     k_.layer_norm({row_of(w_.x, r), m_.ln_f.weight, m_.ln_f.bias, c_.layer_norm_epsilon, c_.n_embd,
-                   hidden_ ? r : wanted, narrow(thread).rows, quantized_,
-                   hidden_ ? hidden_of(c_.n_layer, r) : nullptr});
+                   row.wanted < 0 ? n + row.wanted : row.wanted, narrow(thread).rows, quantized_,
+                   hidden});
   });
   if (!logits_.empty()) linear({m_.lm_head, nullptr}, narrow(thread), thread, Store::output);
 }

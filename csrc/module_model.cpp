@@ -131,7 +131,7 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
       reject("rows is " + std::to_string(rows[i]) + "; allowed are 0 to " + std::to_string(n));
     logits.emplace_back(std::vector<py::ssize_t>{rows[i], m.model.config.n_vocab});
     spans.push_back({reinterpret_cast<gpt2fast_cache*>(caches[i]), ids.back().data(), n, rows[i],
-                     logits.back().mutable_data()});
+                     logits.back().mutable_data(), nullptr});
   }
   gpt2fast_status status;
   {
@@ -151,8 +151,12 @@ Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads)
       {static_cast<py::ssize_t>(c.n_layer + 1), tokens.size(), static_cast<py::ssize_t>(c.n_embd)});
   float* to = hidden.mutable_data();
   KvCache cache = m.model.new_cache(f16);
-  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache), ids.data(),
-                           static_cast<int32_t>(ids.size()), 0, nullptr};
+  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache),
+                           ids.data(),
+                           static_cast<int32_t>(ids.size()),
+                           0,
+                           nullptr,
+                           nullptr};
   gpt2fast_status status;
   {
     const Released released;
@@ -163,7 +167,7 @@ Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads)
 }
 
 const gpt2fast_api kApi = {
-    .version = 1,
+    .version = 2,
     .forward =
         [](gpt2fast_model* m, const gpt2fast_span* spans, int32_t n,
            const gpt2fast_control* control) {
@@ -174,6 +178,8 @@ const gpt2fast_api kApi = {
         [](const gpt2fast_model* m) { return reinterpret_cast<const Model*>(m)->config.n_vocab; },
     .n_ctx =
         [](const gpt2fast_model* m) { return reinterpret_cast<const Model*>(m)->config.n_ctx; },
+    .n_embd =
+        [](const gpt2fast_model* m) { return reinterpret_cast<const Model*>(m)->config.n_embd; },
     .cache_length =
         [](const gpt2fast_cache* c) {
           return static_cast<int32_t>(reinterpret_cast<const KvCache*>(c)->length());

@@ -124,7 +124,8 @@ gpt2fast_status Pass::interrupted() {
   return control_.poll(control_.poll_context) ? GPT2FAST_INTERRUPTED : GPT2FAST_OK;
 }
 
-void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows) {
+void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows,
+               float* hidden) {
   const PageLayout& layout = cache->layout();
   cache->reserve(n);
   const int first = static_cast<int>(rows_.size()), position = cache->length();
@@ -135,12 +136,15 @@ void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int 
     uint8_t* page = cache->page(p / kPage);
     float* row_logits =
         i >= n - n_rows ? logits + static_cast<size_t>(i - (n - n_rows)) * c_.n_vocab : nullptr;
-    rows_.push_back({tokens[i], p, row_logits ? static_cast<int>(logits_.size()) : -1});
+    const int wanted = static_cast<int>(logits_.size()), before = static_cast<int>(rows_.size());
+    rows_.push_back({tokens[i], p, row_logits ? wanted : wanted - before - 1,
+                     hidden ? hidden + static_cast<size_t>(i) * c_.n_embd : nullptr});
     if (row_logits) logits_.push_back(row_logits);
     sequence_of_.push_back(static_cast<int>(sequences_.size()));
     slots_.push_back({page + layout.k_offset(0, 0), page + layout.v_offset(0, 0), p % kPage});
   }
   sequences_.push_back(std::move(sequence));
+  copies_ = copies_ || hidden;
 }
 
 // In the order of rows, so that a thread's share is about the rows it has in its caches.
@@ -158,7 +162,7 @@ void Pass::plan_attention() {
 }
 
 gpt2fast_status Pass::run() {
-  few_ = rows_.size() <= kFew && !hidden_ && team_.threads() > 1;
+  few_ = rows_.size() <= kFew && !hidden_ && !copies_ && team_.threads() > 1;
   plan_attention();
   run_team(team_, [](void* self, int thread) { static_cast<Pass*>(self)->forward(thread); }, this);
   for (gpt2fast_status verdict : verdict_)
@@ -233,7 +237,8 @@ gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n
       float* logits = n_rows ? s.logits + static_cast<size_t>(std::max(0, done - unwanted)) *
                                               model.config.n_vocab
                              : nullptr;
-      pass.add(reinterpret_cast<KvCache*>(s.cache), s.tokens + done, n, logits, n_rows);
+      float* copy = s.hidden ? s.hidden + static_cast<size_t>(done) * model.config.n_embd : nullptr;
+      pass.add(reinterpret_cast<KvCache*>(s.cache), s.tokens + done, n, logits, n_rows, copy);
       left -= n;
       done += n;
       if (done == s.n_tokens) {

@@ -17,7 +17,8 @@ namespace gpt2fast {
 // A row of a pass: one token of one sequence.
 struct Row {
   int32_t token, position;
-  int wanted;  // its place among the rows whose logits are asked for, or -1
+  int wanted;  // its place among the rows whose logits are asked for; the others count from -1 down
+  float* hidden;  // takes the result of the final LayerNorm, unless null
 };
 
 // A sequence's part of a pass, and a piece of attention work: up to 32 queries of one head over all
@@ -41,7 +42,7 @@ class Pass {
         hidden_(hidden), hidden_rows_(hidden_rows), hidden_first_(hidden_first),
         quantized_(model.dtype == Dtype::int8), polled_(polled) {}
 
-  void add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows);
+  void add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows, float* hidden);
   gpt2fast_status run();
 
  private:
@@ -91,7 +92,7 @@ class Pass {
   float* hidden_;
   int hidden_rows_, hidden_first_;
   const bool quantized_;
-  bool few_ = false;
+  bool few_ = false, copies_ = false;  // copies_: some row has a `hidden`
 
   std::vector<Row> rows_;
   std::vector<float*> logits_;  // of the rows asked for

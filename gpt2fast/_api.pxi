@@ -21,6 +21,7 @@ cdef extern from "api.h" nogil:
         int32_t n_tokens
         int32_t n_rows
         float* logits
+        float* hidden
     ctypedef struct gpt2fast_control:
         int32_t threads
         int32_t prompt_threads
@@ -35,6 +36,7 @@ cdef extern from "api.h" nogil:
                                    int32_t n_spans, const gpt2fast_control* control) noexcept nogil
         int32_t (*n_vocab)(const gpt2fast_model* model) noexcept nogil
         int32_t (*n_ctx)(const gpt2fast_model* model) noexcept nogil
+        int32_t (*n_embd)(const gpt2fast_model* model) noexcept nogil
         int32_t (*cache_length)(const gpt2fast_cache* cache) noexcept nogil
         void (*cache_truncate)(gpt2fast_cache* cache, int32_t length) noexcept nogil
         double (*now)() noexcept nogil

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,14 @@ class CancelFlag:
 
 class StopStrings:
     def __new__(cls, strings: list[bytes], table: bytes, offsets: bytes) -> StopStrings: ...
+
+class Matching:
+    def __new__(cls, stops: StopStrings, before: Matching | None = None) -> Matching: ...
+    def after(self, token: int, too_early: bool) -> Matching: ...
+    @property
+    def found(self) -> bool: ...
+    @property
+    def visible(self) -> int: ...
 
 class Workspace:
     def __new__(cls, n_vocab: int) -> Workspace: ...
@@ -96,6 +104,42 @@ def run(
     cancel: CancelFlag | None = None,
     deadline: float = 0.0,
 ) -> None: ...
+def forward(
+    model: _core.Model,
+    caches: list[_core.Cache],
+    tokens: list[NDArray[np.int32]],
+    logits: list[NDArray[np.float32]],
+    hidden: list[NDArray[np.float32] | None],
+    *,
+    threads: int,
+    prompt_threads: int,
+    chunk: int = 0,
+    cancel: CancelFlag | None = None,
+    deadline: float = 0.0,
+) -> Literal["cancelled", "deadline"] | None: ...
+def continuations(
+    logits: NDArray[np.float32],
+    k: int,
+    workspace: Workspace,
+    tokens: NDArray[np.int32],
+    n_new: int,
+    *,
+    stop_tokens: NDArray[np.int32],
+    rules: Rules | None = None,
+    processor: Callable[[int, memoryview], object] | None = None,
+    of_logprobs: bool = True,
+) -> list[tuple[int, float]]: ...
+def token_logprob(
+    logits: NDArray[np.float32], token: int, n_top: int, workspace: Workspace
+) -> tuple[float, list[tuple[int, float]]]: ...
+def contrast(
+    hidden: NDArray[np.float32],
+    logprobs: NDArray[np.float32],
+    context: NDArray[np.float32],
+    n_context: int,
+    alpha: float,
+) -> list[float]: ...
+def normalise_rows(hidden: NDArray[np.float32]) -> None: ...
 def filtered(logits: NDArray[np.float32], **options: float) -> dict[int, int]: ...
 def sample(
     logits: NDArray[np.float32],

@@ -10,7 +10,7 @@ was cut short is simply called again.
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, sqrtf
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -33,8 +33,8 @@ include "_sequence.pxi"
 
 cdef const gpt2fast_api* api = <const gpt2fast_api*>PyCapsule_GetPointer(
     _core._C_API, "gpt2fast._core._C_API")
-if api.version != 1:
-    raise ImportError(f"gpt2fast._core has interface {api.version}, not 1: reinstall gpt2fast")
+if api.version != 2:
+    raise ImportError(f"gpt2fast._core has interface {api.version}, not 2: reinstall gpt2fast")
 
 cdef enum:                               # how a step may end, besides gpt2fast_status
     RAISED = 100                         # a Python processor raised
@@ -154,7 +154,7 @@ cdef int step(gpt2fast_model* model, State** states, int32_t n, gpt2fast_span* s
         if length < state.n_tokens:
             spans[n_spans].cache, spans[n_spans].tokens = state.cache, state.tokens + length
             spans[n_spans].n_tokens, spans[n_spans].n_rows = state.n_tokens - length, 1
-            spans[n_spans].logits = state.logits
+            spans[n_spans].logits, spans[n_spans].hidden = state.logits, NULL
             n_spans += 1
     if n_spans:
         status = api.forward(model, spans, n_spans, control)

@@ -1,39 +1,44 @@
 # What searches do at a step: one forward pass for all texts they consider, then the best tokens of
 # each, and whether these end it. Included by _generate.pyx.
 
-def forward(model, list caches not None, list tokens not None, list logits not None, *,
-            int32_t threads, int32_t prompt_threads, int32_t chunk=0, CancelFlag cancel=None,
-            double deadline=0) -> str | None:
+def forward(model, list caches not None, list tokens not None, list logits not None,
+            list hidden not None, *, int32_t threads, int32_t prompt_threads, int32_t chunk=0,
+            CancelFlag cancel=None, double deadline=0) -> str | None:
     """Append tokens to each cache, and fill its row of logits with those of the last.
 
-    `tokens` are int32 arrays, `logits` float32 arrays with room for a row. Returns None, or what
-    ended it: "cancelled" or "deadline". Raises as `run` does, and ValueError for lists of different
-    lengths.
+    `tokens` are int32 arrays, `logits` float32 arrays with room for a row, `hidden` None or float32
+    arrays (n_tokens, n_embd) for what the final LayerNorm makes of every token. Returns None, or
+    what ended it: "cancelled" or "deadline". Raises as `run` does, and ValueError for arrays that
+    do not fit.
     """
     cdef gpt2fast_model* handle = <gpt2fast_model*>PyCapsule_GetPointer(
         model.capsule(), "gpt2fast.model")
-    cdef int32_t i, n = len(caches), n_vocab = api.n_vocab(handle)
-    cdef list kept = []  # the views that the spans point into
+    cdef int32_t i, n = len(caches), n_vocab = api.n_vocab(handle), n_embd = api.n_embd(handle)
+    cdef list kept = []  # what the spans point into
     cdef const int32_t[::1] ids
     cdef float[::1] row
+    cdef float[:, ::1] copy
     cdef _Poll poll = _Poll()
     cdef gpt2fast_control control = _control(poll, threads, prompt_threads, chunk, cancel, deadline)
     cdef gpt2fast_span* spans
     cdef int status
-    if not 0 < n == len(tokens) == len(logits):
-        raise ValueError("caches, tokens and logits must have one length of at least 1")
+    if not 0 < n == len(tokens) == len(logits) == len(hidden):
+        raise ValueError("caches, tokens, logits and hidden must have one length of at least 1")
     spans = <gpt2fast_span*>PyMem_Malloc(n * sizeof(gpt2fast_span))
     if spans == NULL:
         raise MemoryError
     try:
         for i in range(n):
-            ids, row, capsule = tokens[i], logits[i], caches[i].capsule()
+            ids, row, copy, capsule = tokens[i], logits[i], hidden[i], caches[i].capsule()
             if ids.shape[0] < 1 or row.shape[0] < n_vocab:
                 raise ValueError(f"a span has tokens, and room for the logits of {n_vocab}")
-            kept.append((ids, row, capsule))
+            if copy is not None and (copy.shape[0] < ids.shape[0] or copy.shape[1] != n_embd):
+                raise ValueError(f"hidden must have room for {ids.shape[0]} rows of {n_embd}")
+            kept.append((ids, row, copy, capsule))
             spans[i].cache = <gpt2fast_cache*>PyCapsule_GetPointer(capsule, "gpt2fast.cache")
             spans[i].tokens, spans[i].n_tokens = &ids[0], <int32_t>ids.shape[0]
             spans[i].n_rows, spans[i].logits = 1, &row[0]
+            spans[i].hidden = NULL if copy is None else &copy[0, 0]
         with nogil:
             if control.deadline and api.now() >= control.deadline:
                 status = GPT2FAST_DEADLINE
@@ -130,6 +135,75 @@ def token_logprob(const float[::1] logits not None, int32_t token, int32_t n_top
         return row[token], top
     finally:
         workspace.lock.release()
+
+
+def contrast(float[:, ::1] hidden not None, const float[::1] logprobs not None,
+             float[:, ::1] context not None, int32_t n_context, double alpha) -> list[float]:
+    """Return (1 - alpha) * probability - alpha * similarity of each candidate.
+
+    `hidden` are their states, (n_candidates, n_embd), and `context`, (n_context or more, n_embd),
+    those of the text before them, divided by their norms, as `hidden` is afterwards; similarity is
+    the greatest cosine. From Su et al.: A contrastive framework for neural text generation; 2022.
+    Raises ValueError for arrays that do not fit each other.
+    """
+    cdef int32_t i, j, m = hidden.shape[0], width = hidden.shape[1]
+    cdef double cosine, nearest
+    cdef float probability
+    cdef uint64_t environment
+    cdef float* products
+    if not (0 < m == logprobs.shape[0] and 0 < n_context <= context.shape[0]
+            and 0 < width == context.shape[1]):
+        raise ValueError("hidden, logprobs and context do not fit each other")
+    products = <float*>PyMem_Malloc(width * sizeof(float))
+    if products == NULL:
+        raise MemoryError
+    scores = [0.0] * m
+    try:
+        for i in range(m):
+            with nogil:
+                environment = api.enter_float()
+                normalise(&hidden[i, 0], width, products)
+                nearest = -1
+                for j in range(n_context):
+                    cosine = dot(&hidden[i, 0], &context[j, 0], width, products)
+                    nearest = max(nearest, cosine)
+                api.exp(&logprobs[i], &probability, 1)
+                api.leave_float(environment)
+            scores[i] = (1 - alpha) * probability - alpha * nearest
+        return scores
+    finally:
+        PyMem_Free(products)
+
+
+def normalise_rows(float[:, ::1] hidden not None) -> None:
+    """Divide each row by its Euclidean norm; a row of zeros stays."""
+    cdef int32_t i, n = hidden.shape[0], width = hidden.shape[1]
+    cdef uint64_t environment
+    cdef float* squares = <float*>PyMem_Malloc(max(width, 1) * sizeof(float))
+    if squares == NULL:
+        raise MemoryError
+    with nogil:
+        environment = api.enter_float()
+        for i in range(n):
+            normalise(&hidden[i, 0], width, squares)
+        api.leave_float(environment)
+    PyMem_Free(squares)
+
+
+cdef float dot(const float* a, const float* b, int32_t n, float* products) noexcept nogil:
+    """Return the sum of a[i] * b[i], in the core's order."""
+    cdef int32_t i
+    for i in range(n):
+        products[i] = a[i] * b[i]
+    return api.sum(products, n)
+
+
+cdef void normalise(float* row, int32_t n, float* squares) noexcept nogil:
+    """Divide a row by its Euclidean norm; one of zeros stays."""
+    cdef int32_t i
+    cdef float norm = sqrtf(dot(row, row, n, squares))
+    for i in range(n):
+        row[i] = row[i] / norm if norm > 0 else 0
 
 
 cdef class Matching:

@@ -48,7 +48,8 @@ class Branch:
     ) -> Branch:
         """Return the text with one more token, drawn from these logits; the cache is the same."""
         plan, options, n_new = self.plan, self.plan.options, self.n_new + 1
-        matching, reason = self.matching, None
+        matching = self.matching
+        reason: FinishReason | None = None
         if token in plan.stop_tokens:
             reason = "stop"
         elif matching is not None:

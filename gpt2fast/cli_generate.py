@@ -24,6 +24,7 @@ from gpt2fast.model import load
 from gpt2fast.sampling import Options
 
 if TYPE_CHECKING:
+    from gpt2fast.completion import Completion
     from gpt2fast.stream import Stream
 
 
@@ -34,7 +35,7 @@ def generate(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             raise UsageError("--logprobs goes with --json")
         options["logprobs"] = arguments.logprobs
-    Options(**options)  # a bad one is refused before the model is loaded
+    chosen = Options(**options)  # a bad one is refused before the model is loaded
     prompt = _prompt(arguments)
     progress = None if arguments.quiet else progress_line(f"loading {arguments.model}")
     with load(
@@ -44,34 +45,51 @@ def generate(arguments: argparse.Namespace) -> int:
         progress=progress,
         **hub_options(arguments),
     ) as model:
-        stream = model.stream(prompt, **options)
-        out = sys.stdout
-        if hasattr(out, "reconfigure"):
-            out.reconfigure(errors="replace")
-        if not arguments.json and (arguments.echo or (arguments.echo is None and out.isatty())):
-            out.write(prompt)
-            out.flush()
-        status = 0
-        try:
-            for chunk in stream:
-                if not arguments.json and chunk.text:
-                    out.write(chunk.text)
-                    out.flush()
-        except KeyboardInterrupt:
-            stream.close()
-            status = INTERRUPTED
-        _finish(stream, as_json=arguments.json)
+        if chosen.is_search:
+            completion = model.generate(prompt, **options)
+            if not arguments.json:
+                _begin(arguments, prompt)
+                sys.stdout.write(completion.text)
+            status = 0
+        else:
+            completion, status = _stream(arguments, prompt, model.stream(prompt, **options))
+        _finish(completion, as_json=arguments.json)
         if not arguments.quiet:
-            note(_summary(stream))
+            note(_summary(completion))
     return status
 
 
-def _finish(stream: Stream, *, as_json: bool) -> None:
+def _begin(arguments: argparse.Namespace, prompt: str) -> None:
+    """Print the prompt, if asked to; stdout then takes any text."""
+    out = sys.stdout
+    if hasattr(out, "reconfigure"):
+        out.reconfigure(errors="replace")
+    if arguments.echo or (arguments.echo is None and out.isatty()):
+        out.write(prompt)
+        out.flush()
+
+
+def _stream(arguments: argparse.Namespace, prompt: str, stream: Stream) -> tuple[Completion, int]:
+    """Print the text as it is written; return it and the exit status."""
+    if not arguments.json:
+        _begin(arguments, prompt)
+    status = 0
+    try:
+        for chunk in stream:
+            if not arguments.json and chunk.text:
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        stream.close()
+        status = INTERRUPTED
+    return stream.completion, status
+
+
+def _finish(completion: Completion, *, as_json: bool) -> None:
     """End the line of text, or print the object."""
     if not as_json:
         print(flush=True)
         return
-    completion = stream.completion
     content = {
         "text": completion.text,
         "tokens": completion.tokens,
@@ -80,8 +98,11 @@ def _finish(stream: Stream, *, as_json: bool) -> None:
         "seed": completion.seed,
         "timings": asdict(completion.timings),
     }
-    if completion.logprobs is not None:
-        content["logprobs"] = completion.logprobs
+    content |= {
+        name: getattr(completion, name)
+        for name in ("logprobs", "score")
+        if getattr(completion, name) is not None
+    }
     print(json.dumps(content), flush=True)
 
 
@@ -104,8 +125,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _summary(stream: Stream) -> str:
-    completion = stream.completion
+def _summary(completion: Completion) -> str:
     timings = completion.timings
     n_prompt, n_new = len(completion.prompt_tokens), len(completion.tokens)
     parts = [

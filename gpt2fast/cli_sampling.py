@@ -21,6 +21,11 @@ _DRAW: tuple[_Row, ...] = (
     ("--mirostat-eta", float, "RATE", "how fast mirostat corrects; default: 0.1"),
     ("--seed", int, "S", "default: a fresh one"),
 )
+_SEARCH: tuple[_Row, ...] = (
+    ("--num-beams", int, "N", "look for the likeliest text with this many beams"),
+    ("--length-penalty", float, "X", "of beams, above 1 for longer texts; default: 1"),
+    ("--penalty-alpha", float, "A", "contrastive search among the --top-k; 0.6 is usual"),
+)
 _RULES: tuple[_Row, ...] = (
     ("--repetition-penalty", float, "X", "divide the logits of tokens of the text by this"),
     ("--presence-penalty", float, "X", "subtract from the logits of tokens of the text"),
@@ -58,6 +63,8 @@ def add_sampling_options(command: argparse.ArgumentParser) -> None:
     """Add the options of generation to a command."""
     draw = command.add_argument_group("how tokens are drawn")
     _add(draw, _DRAW)
+    search = command.add_argument_group("what texts are looked for, instead; printed at the end")
+    _add(search, _SEARCH)
     rules = command.add_argument_group("what tokens are preferred")
     _add(rules, _RULES)
     rules.add_argument(
@@ -100,7 +107,7 @@ def _add(group: argparse._ArgumentGroup, rows: tuple[_Row, ...]) -> None:
         group.add_argument(name, type=kind, metavar=metavar, help=text)
 
 
-_NAMES = [row[0][2:].replace("-", "_") for row in (*_DRAW, *_RULES, *_ENDS)]
+_NAMES = [row[0][2:].replace("-", "_") for row in (*_DRAW, *_SEARCH, *_RULES, *_ENDS)]
 _NAMES += ["dry_breakers", "bad_tokens", "forced_tokens", "stop", "stop_tokens", "ignore_eot"]
 
 

@@ -36,7 +36,8 @@ class Completion:
 
     `tokens` are all ids that were drawn, with the one that ended the text. `text` is without the
     stop token or string, and empty if the model has no tokenizer. `logprobs` has one entry for each
-    of `tokens`, if asked for, `score` is what beam search ranked the text by. The same prompt, options and `seed` give the same completion.
+    of `tokens`, if asked for; `score` is what beam search ranked the text by. The same prompt,
+    options and `seed` give the same completion.
     """
 
     text: str

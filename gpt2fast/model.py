@@ -14,6 +14,7 @@ from gpt2fast.alternatives import Alternative, alternatives
 from gpt2fast.asynchronous import AsyncModel
 from gpt2fast.beams import BeamSearch
 from gpt2fast.completion import Completion
+from gpt2fast.contrastive import ContrastiveSearch
 from gpt2fast.engine import check_ids
 from gpt2fast.generation import SharedPrompt, Writing, complete
 from gpt2fast.hub import Access
@@ -172,11 +173,12 @@ class Model(Loaded, AsyncModel):
     def _complete(self, prompts: Sequence[Prompt], options: Options) -> list[list[Completion]]:
         """Return the samples of each prompt."""
         plan, n = Plan(self._engine, options), options.n or 1
+        texts = [self._engine.prompt(prompt) for prompt in prompts]
         if options.is_search:
-            ids = [self._engine.prompt(prompt) for prompt in prompts]
-            return search.complete(plan, [BeamSearch(plan, prompt) for prompt in ids])
+            kind = BeamSearch if options.num_beams > 1 else ContrastiveSearch
+            return search.complete(plan, [kind(plan, ids) for ids in texts])
         writings = []
-        for ids in [self._engine.prompt(prompt) for prompt in prompts]:
+        for ids in texts:
             shared = SharedPrompt(n) if n > 1 else None
             writings += [Writing(plan, ids, sample=i, shared=shared) for i in range(n)]
         done = complete(plan, writings)

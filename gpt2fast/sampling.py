@@ -154,14 +154,14 @@ class Options:
       the one without n. `generate` then returns a list for each prompt. Not for streams or sessions
     - logprobs: tell the log-probability of each token and of this many alternatives, 0 to 1000: the
       model's own, before anything above and at temperature 1; None does not
-    - num_beams: 2 to 256 look for the likeliest text instead of drawing one, by beam search; 1 is
-      without. Rules then act on log-probabilities, and `n`, at most num_beams, asks for the best n
-      texts (fewer, if there are no more). The filters and temperature do not go with it
-    - length_penalty: -10 to 10; texts are ranked by score / length^length_penalty, more for longer
-    - penalty_alpha: above 0, up to 1: contrastive search, which takes the one of the top_k likeliest
-      tokens, 2 to 256, that is best by (1 - alpha) * probability - alpha * similarity, the greatest
-      cosine between its hidden state and any before it; 0 is without. For the other options as
-      num_beams; it needs the keys and values of top_k texts
+    - num_beams: 2 to 256: beam search, which looks for the likeliest text instead of drawing one; 1
+      is without. Rules then act on log-probabilities, neither temperature nor the filters go with
+      it, and n, at most num_beams, asks for the best texts (fewer, if there are no more)
+    - length_penalty: -10 to 10; beam search ranks texts by score / length^length_penalty, so that
+      more is for longer ones
+    - penalty_alpha: above 0, up to 1: contrastive search, which takes that of the top_k (2 to 256)
+      likeliest tokens with the best (1 - alpha) * probability - alpha * similarity, the greatest
+      cosine between its hidden state and those before; 0 is without. Only rules go with it
     - stop: one string or several that end the text; they are not part of it
     - stop_tokens: ids that end the text, besides <|endoftext|>
     - ignore_eot: do not end at <|endoftext|>
@@ -331,7 +331,7 @@ class Options:
             if getattr(self, option) != value:
                 raise out_of_range(option, getattr(self, option), f"{value}, as {name} is given")
         if (self.n or 1) > most:
-            raise out_of_range("n", self.n, f"1 to {most}, as {name} is given")
+            raise out_of_range("n", self.n, f"at most {most}, as {name} is given")
 
     @property
     def is_search(self) -> bool:

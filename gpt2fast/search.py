@@ -17,7 +17,6 @@ from gpt2fast.completion import Completion, FinishReason, Timings
 from gpt2fast.generation import TOGETHER, room_for
 from gpt2fast.plan import Plan
 
-
 NO_CHOICE = "the options rule out every token that could come next"
 
 
@@ -27,6 +26,7 @@ class Span(NamedTuple):
     cache: _core.Cache
     tokens: NDArray[np.int32]
     logits: NDArray[np.float32]  # of the last token
+    hidden: NDArray[np.float32] | None = None  # of every token, after the final LayerNorm
 
 
 class Search(ABC):
@@ -128,6 +128,7 @@ def complete(plan: Plan, searches: list[Search]) -> list[list[Completion]]:
             [span.cache for span in spans],
             [span.tokens for span in spans],
             [span.logits for span in spans],
+            [span.hidden for span in spans],
             threads=engine.threads,
             prompt_threads=engine.prompt_threads,
             chunk=engine.chunk,

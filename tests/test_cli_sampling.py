@@ -59,9 +59,12 @@ def test_all_of_them_arrive() -> None:
     mirostat = ["generate", "x", "--mirostat-tau", "3", "--mirostat-eta", "0.2"]
     given = sampling_options(cli.parser().parse_args(mirostat))
     assert given == {"mirostat_tau": 3.0, "mirostat_eta": 0.2}
+    search = "--num-beams 4 --length-penalty 0.5 --penalty-alpha 1".split()
+    searched = sampling_options(cli.parser().parse_args(["generate", "x", *search]))
+    assert searched == {"num_beams": 4, "length_penalty": 0.5, "penalty_alpha": 1.0}
     names = {field.name for field in dataclasses.fields(Options)}
     elsewhere = {"n", "logits_processor", "cancel", "logprobs"}
-    assert names == {*OPTIONS, *given, *elsewhere}
+    assert names == {*OPTIONS, *given, *searched, *elsewhere}
     assert sampling_options(cli.parser().parse_args(["generate", "x"])) == {}
 
 
@@ -78,7 +81,27 @@ def test_the_text_is_that_of_python(capfd: pytest.CaptureFixture[str]) -> None:
     assert json.dumps(got["logprobs"]) == json.dumps(expected.logprobs)
 
 
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 4}])
+def test_searches_are_those_of_python(
+    options: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a search that is refused as a stream is, or prints another text."""
+    line = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    with gpt2fast.load() as model:
+        expected = model.generate("The king", max_new_tokens=9, **options)
+    command = ["generate", "The king", "--max-new-tokens", "9", *line]
+    assert cli.main([*command, "--echo"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "The king" + expected.text + "\n"
+    assert "generated 9 tokens" in err
+    assert cli.main([*command, "--json", "--quiet"]) == 0
+    got = json.loads(capfd.readouterr().out)
+    assert (got["tokens"], got.get("score")) == (expected.tokens, expected.score)
+
+
 BAD = {
+    "--num-beams 4 --temperature 1": "temperature is 1.0; allowed: 0.0, as num_beams is given",
+    "--penalty-alpha 0.6": "top_k is 0; allowed: 2 to 256, as penalty_alpha is given",
     "--bad-tokens 1,x": "argument --bad-tokens: invalid token ids value: '1,x'",
     "--logit-bias 5": "argument --logit-bias: invalid ID=AMOUNT value: '5'",
     "--logit-bias 5=1 --logit-bias 5=2": "--logit-bias names a token twice",

@@ -94,8 +94,8 @@ std::string run(const Manifest& m, const Model& model) {
   KvCache cache = model.new_cache(m.cache == "float16");
   const auto n = static_cast<int32_t>(m.tokens.size());
   std::vector<float> logits(m.tokens.size() * static_cast<size_t>(model.config.n_vocab));
-  const gpt2fast_span span{reinterpret_cast<gpt2fast_cache*>(&cache), m.tokens.data(), n, n,
-                           logits.data()};
+  const gpt2fast_span span{
+      reinterpret_cast<gpt2fast_cache*>(&cache), m.tokens.data(), n, n, logits.data(), nullptr};
   gpt2fast_control control{};
   control.threads = control.prompt_threads = m.threads;
   control.chunk = m.chunk;
