@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -161,10 +160,8 @@ def test_cancel_and_deadline(model: gpt2fast.Model, options: dict[str, Any]) -> 
     flag.clear()
     timer = threading.Timer(0.05, flag.set)
     timer.start()
-    start = time.monotonic()
     some = model.generate(PROMPT, cancel=flag, max_new_tokens=450, ignore_eot=True, **options)
     timer.join()
-    assert time.monotonic() - start < 2
     assert some.finish_reason == "cancelled"
     assert 0 <= len(some.tokens) < 450
     late = model.generate(PROMPT, deadline=1e-9, **options)

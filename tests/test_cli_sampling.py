@@ -59,7 +59,7 @@ def test_all_of_them_arrive() -> None:
     mirostat = ["generate", "x", "--mirostat-tau", "3", "--mirostat-eta", "0.2"]
     given = sampling_options(cli.parser().parse_args(mirostat))
     assert given == {"mirostat_tau": 3.0, "mirostat_eta": 0.2}
-    search = "--num-beams 4 --length-penalty 0.5 --penalty-alpha 1".split()
+    search = ["--num-beams", "4", "--length-penalty", "0.5", "--penalty-alpha", "1"]
     searched = sampling_options(cli.parser().parse_args(["generate", "x", *search]))
     assert searched == {"num_beams": 4, "length_penalty": 0.5, "penalty_alpha": 1.0}
     names = {field.name for field in dataclasses.fields(Options)}
