@@ -12,10 +12,12 @@ namespace gpt2fast {
 namespace {
 
 std::atomic<int> calls{0};
+std::atomic<bool> ending{false};
 
 // Runs before the interpreter is finalised, while other threads can still take the GIL: ends their
 // calls and waits.
 void stop_at_exit() {
+  ending = true;
   stop_all();
   const py::gil_scoped_release release;
   while (calls.load() > 0) std::this_thread::yield();
@@ -23,8 +25,18 @@ void stop_at_exit() {
 
 }  // namespace
 
-Call::Call() { ++calls; }
-Call::~Call() { --calls; }
+// Counts first and looks then, as stop_at_exit() does the other way round: one sees the other.
+Counted::Counted() {
+  ++calls;
+  counted_ = !ending.load();
+  if (!counted_) --calls;
+}
+Counted::~Counted() {
+  if (counted_) --calls;
+}
+Call::Call() {
+  if (!*this) throw std::runtime_error("the interpreter is shutting down");
+}
 
 Released::Released() : state_(PyEval_SaveThread()) {}
 Released::~Released() { PyEval_RestoreThread(state_); }

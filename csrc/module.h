@@ -67,12 +67,24 @@ inline bool is_f16(const std::string& cache_dtype) {
   return cache_dtype == "float16";
 }
 
-// A native call that may take the GIL again: ending the interpreter cancels and awaits it.
-struct Call {
+// A native call: ending the interpreter cancels and awaits it. One that comes later is not counted,
+// or threads that try again and again would never let it end.
+class Counted {
+ public:
+  Counted();
+  ~Counted();
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  explicit operator bool() const { return counted_; }
+
+ private:
+  bool counted_;
+};
+
+// A native call that holds the GIL, or will take it again. Throws std::runtime_error if the
+// interpreter is ending: the thread could be killed wherever it asks for the GIL.
+struct Call : Counted {
   Call();
-  ~Call();
-  Call(const Call&) = delete;
-  Call& operator=(const Call&) = delete;
 };
 
 // Releases the GIL for its lifetime. A thread that asked for the GIL of a finalised interpreter

@@ -171,7 +171,8 @@ const gpt2fast_api kApi = {
     .forward =
         [](gpt2fast_model* m, const gpt2fast_span* spans, int32_t n,
            const gpt2fast_control* control) {
-          const Call call;  // ending the interpreter waits for it
+          const Counted call;  // ending the interpreter waits for it
+          if (!call) return GPT2FAST_CANCELLED;
           return forward(*reinterpret_cast<const Model*>(m), spans, n, *control);
         },
     .n_vocab =

@@ -23,6 +23,20 @@ threading.Thread(target=work, daemon=True).start()
 time.sleep(0.3)
 """
 
+AGAIN = """
+import threading, time, gpt2fast
+model = gpt2fast.load(threads=1)
+def work():
+    while True:
+        try:
+            model.{call}
+        except RuntimeError:
+            pass
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.2)
+"""
+
 HANDLER = """
 import signal, gpt2fast
 model = gpt2fast.load(threads=2)
@@ -58,6 +72,13 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_exit_during_a_call(call: str) -> None:
     """Catches an abort when the interpreter ends while a daemon thread is in the core."""
     ended = run(EXIT.format(call=call))
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("call", ["logits([5])", "hidden_states([5])"])
+def test_exit_while_threads_try_again(call: str) -> None:
+    """Catches an exit that waits for ever, or aborts, as calls go on to come after it began."""
+    ended = run(AGAIN.format(call=call))
     assert ended.returncode == 0, ended.stderr
 
 
