@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     from lm_eval.api.instance import Instance
 
     from gpt2fast.lm_eval import HarnessModel
+    from gpt2fast.lm_eval.generation import Manner
 
 N_CTX, N_TOKENS = 40, 300
 EOT = "<|endoftext|>"
@@ -131,6 +132,25 @@ def test_rolling(ours: HarnessModel, hf: Any, text: str) -> None:
 def test_generate(ours: HarnessModel, hf: Any, request_: tuple[str, dict[str, Any]]) -> None:
     """Catches an answer that is cut elsewhere, and options that mean something else."""
     assert ask(ours, "generate_until", request_) == ask(hf, "generate_until", request_)
+
+
+def test_stop(ours: HarnessModel, hf: Any) -> None:
+    """Catches an answer that goes on behind a stop string, or shows it or a special token."""
+    [text] = ask(ours, "generate_until", ("Once", {"max_gen_toks": 20}))
+    request = ("Once", {"until": ["~~", text[9:11]], "max_gen_toks": 20})
+    [got] = ask(ours, "generate_until", request)
+    assert [got] == ask(hf, "generate_until", request)
+    assert got == text[: text.index(text[9:11])]
+    tokens = [*ours.tok_encode("a" + EOT + "bc"), 10**6, *ours.tok_encode("d.e")]
+    assert Manner({}, ["x", "."]).text(tokens, ours.model.tokenizer) == "abcd"
+
+
+def test_nothing_before(ours: HarnessModel) -> None:
+    """Catches another start than the prefix where the harness itself has no answer."""
+    got, want = ask(ours, "loglikelihood", (" \n", "x"), ("", " \nx"))
+    assert got == want
+    answers = [ask(ours, "generate_until", (text, {"max_gen_toks": 5})) for text in ("", EOT)]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("add_bos_token", [False, True])
