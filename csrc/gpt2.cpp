@@ -1,5 +1,6 @@
 #include "gpt2.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -44,9 +45,10 @@ void Pass::norm(const Norm& norm, int thread) {
 }
 
 // ln_f and the output head, for the rows asked for; every row is checked for NaN and infinity. The
-// head reads the first places, so that rows of which no logits are asked take the last.
+// head reads the first places, so that rows of which no logits are asked take the last. Rows to be
+// scored share a few rows of logits: the head is computed for so many of them at a time.
 void Pass::head(int thread) {
-  const int n = static_cast<int>(rows_.size());
+  const int n_rows = static_cast<int>(rows_.size());
   for_rows(thread, [&](int r) {
     const Row& row = rows_[static_cast<size_t>(r)];
     float* hidden = hidden_ ? hidden_of(c_.n_layer, r) : row.hidden;
@@ -54,10 +56,17 @@ void Pass::head(int thread) {
       finite_.store(false, std::memory_order_relaxed);
     if (row.wanted < 0 && !hidden) return;
     k_.layer_norm({row_of(w_.x, r), m_.ln_f.weight, m_.ln_f.bias, c_.layer_norm_epsilon, c_.n_embd,
-                   row.wanted < 0 ? n + row.wanted : row.wanted, narrow(thread).rows, quantized_,
-                   hidden});
+                   row.wanted < 0 ? n_rows + row.wanted : row.wanted, narrow(thread).rows,
+                   quantized_, hidden});
   });
-  if (!logits_.empty()) linear({m_.lm_head, nullptr}, narrow(thread), thread, Store::output);
+  const int n = static_cast<int>(logits_.size()), at_a_time = targets_.empty() ? n : kHeadRows;
+  for (int first = 0; first < n; first += at_a_time) {
+    const int end = std::min(n, first + at_a_time);
+    linear_of({m_.lm_head, nullptr}, narrow(thread), first, end, thread, Store::output, 0);
+    if (targets_.empty()) return;
+    score(first, end, thread);
+    if (!keep_going(4 * c_.n_layer + first / at_a_time, thread)) return;
+  }
 }
 
 // Queries, keys and values are in place; the result enters the next layer's input.

@@ -16,6 +16,7 @@
 #include "api.h"
 #include "kv_cache.h"
 #include "matrix.h"
+#include "score.h"
 
 namespace gpt2fast {
 
@@ -84,11 +85,19 @@ struct Model {
   std::shared_ptr<PagePool> pages_ = std::make_shared<PagePool>();
 };
 
+// Takes the place of a span's logits: its rows say how likely these tokens are, [n_rows] each.
+struct RowScores {
+  const int32_t* targets;
+  TokenScore* scores;
+};
+
 // Appends each span's tokens to its cache and writes the logits asked for. `hidden`, if given,
 // takes the residual stream of the only span, of which no logits may be asked: [n_layer +
-// 1][n_tokens][n_embd], the embeddings first, the last after ln_f.
+// 1][n_tokens][n_embd], the embeddings first, the last after ln_f. `scores`, if given, one for each
+// span, take the place of all logits, of which a few rows exist at a time.
 gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_spans,
-                        const gpt2fast_control& control, float* hidden = nullptr);
+                        const gpt2fast_control& control, float* hidden = nullptr,
+                        const RowScores* scores = nullptr);
 
 // Every pass, running or to come, ends as cancelled: the process is about to end.
 void stop_all();

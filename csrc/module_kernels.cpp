@@ -7,6 +7,7 @@
 #include "module.h"
 #include "probes.h"
 #include "roofs.h"
+#include "score.h"
 
 namespace gpt2fast {
 namespace {
@@ -169,6 +170,19 @@ void bind_kernels(py::module_& m) {
         return active().sum(p, static_cast<size_t>(x.size()));
       },
       py::arg("x"));
+  m.def(
+      "score",
+      [](const py::array& logits, int target) {
+        const float* p = floats(logits, 1, "logits");
+        const int n = checked_int(logits.size(), "logits");
+        if (target < 0 || target >= n)
+          reject("target is " + std::to_string(target) + "; allowed are 0 to " +
+                 std::to_string(n - 1));
+        const FloatEnvironment environment;
+        const TokenScore s = score_of(active(), p, n, target);
+        return py::make_tuple(s.logprob, s.entropy, s.rank, s.likeliest);
+      },
+      py::arg("logits"), py::arg("target"));
 
   m.def(
       "roofs",

@@ -49,20 +49,27 @@ struct PyModel {
 };
 
 // A copy of the ids, each of them checked: the array is Python's and may change.
-std::vector<int32_t> checked_tokens(const PyModel& m, const py::array& a, int length) {
+std::vector<int32_t> checked_ids(const PyModel& m, const py::array& a, const std::string& name) {
   if (!py::isinstance<py::array_t<int32_t>>(a) || a.ndim() != 1 ||
-      !(a.flags() & py::array::c_style) || a.size() < 1)
-    reject("tokens must be a non-empty C-contiguous int32 array of one dimension");
-  const Config& c = m.model.config;
-  if (a.size() > c.n_ctx - length)
-    reject(std::to_string(length) + " + " + std::to_string(a.size()) +
-           " tokens exceed the context of " + std::to_string(c.n_ctx));
+      !(a.flags() & py::array::c_style))
+    reject(name + "s must be a C-contiguous int32 array of one dimension");
   const auto* data = static_cast<const int32_t*>(a.data());
   std::vector<int32_t> ids(data, data + a.size());
+  const int n_vocab = m.model.config.n_vocab;
   for (size_t i = 0; i < ids.size(); ++i)
-    if (ids[i] < 0 || ids[i] >= c.n_vocab)
-      reject("token " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
-             " is outside the vocabulary; allowed are 0 to " + std::to_string(c.n_vocab - 1));
+    if (ids[i] < 0 || ids[i] >= n_vocab)
+      reject(name + " " + std::to_string(ids[i]) + " at index " + std::to_string(i) +
+             " is outside the vocabulary; allowed are 0 to " + std::to_string(n_vocab - 1));
+  return ids;
+}
+
+std::vector<int32_t> checked_tokens(const PyModel& m, const py::array& a, int length) {
+  std::vector<int32_t> ids = checked_ids(m, a, "token");
+  const auto n = static_cast<int64_t>(ids.size()), n_ctx = int64_t{m.model.config.n_ctx};
+  if (n < 1) reject("there must be a token at least");
+  if (n > n_ctx - length)
+    reject(std::to_string(length) + " + " + std::to_string(n) + " tokens exceed the context of " +
+           std::to_string(n_ctx));
   return ids;
 }
 
@@ -109,37 +116,76 @@ gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
   return control;
 }
 
+// The spans of a call, and the ids that they point to.
+struct Spans {
+  std::vector<gpt2fast_span> spans;
+  std::vector<std::vector<int32_t>> ids;
+
+  // Logits have no place yet; n_rows are not checked.
+  Spans(const PyModel& m, const std::vector<KvCache*>& caches, const std::vector<py::array>& tokens,
+        const std::vector<int>& n_rows) {
+    if (caches.empty() || caches.size() != tokens.size() || caches.size() != n_rows.size())
+      reject("caches, tokens and what is wanted of them must have one length of at least 1");
+    for (size_t i = 0; i < caches.size(); ++i) {
+      if (!caches[i]) reject("cache " + std::to_string(i) + " is None");
+      if (std::find(caches.begin(), caches.begin() + static_cast<std::ptrdiff_t>(i), caches[i]) !=
+          caches.begin() + static_cast<std::ptrdiff_t>(i))
+        reject("cache " + std::to_string(i) + " is given twice");
+      ids.push_back(checked_tokens(m, tokens[i], caches[i]->length()));
+      const auto n = static_cast<int32_t>(ids.back().size());
+      if (n_rows[i] < 0 || n_rows[i] > n)
+        reject("rows is " + std::to_string(n_rows[i]) + "; allowed are 0 to " + std::to_string(n));
+      spans.push_back({reinterpret_cast<gpt2fast_cache*>(caches[i]), ids.back().data(), n,
+                       n_rows[i], nullptr, nullptr});
+    }
+  }
+
+  void run(const PyModel& m, const gpt2fast_control& control, const RowScores* scores) const {
+    gpt2fast_status status;
+    {
+      const Released released;
+      status =
+          forward(m.model, spans.data(), static_cast<int>(spans.size()), control, nullptr, scores);
+    }
+    raise_for(status);
+  }
+};
+
 std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& caches,
                                   const std::vector<py::array>& tokens,
                                   const std::vector<int>& rows, int threads, int prompt_threads,
                                   int chunk) {
   const Call call;  // control_for() runs Python code, in which the GIL may change hands
   const gpt2fast_control control = control_for(threads, prompt_threads, chunk);
-  if (caches.empty() || caches.size() != tokens.size() || caches.size() != rows.size())
-    reject("caches, tokens and rows must have one length of at least 1");
+  Spans all(m, caches, tokens, rows);
   std::vector<Floats> logits;
-  std::vector<gpt2fast_span> spans;
-  std::vector<std::vector<int32_t>> ids;
-  for (size_t i = 0; i < caches.size(); ++i) {
-    if (!caches[i]) reject("cache " + std::to_string(i) + " is None");
-    if (std::find(caches.begin(), caches.begin() + static_cast<std::ptrdiff_t>(i), caches[i]) !=
-        caches.begin() + static_cast<std::ptrdiff_t>(i))
-      reject("cache " + std::to_string(i) + " is given twice");
-    ids.push_back(checked_tokens(m, tokens[i], caches[i]->length()));
-    const auto n = static_cast<int32_t>(ids.back().size());
-    if (rows[i] < 0 || rows[i] > n)
-      reject("rows is " + std::to_string(rows[i]) + "; allowed are 0 to " + std::to_string(n));
-    logits.emplace_back(std::vector<py::ssize_t>{rows[i], m.model.config.n_vocab});
-    spans.push_back({reinterpret_cast<gpt2fast_cache*>(caches[i]), ids.back().data(), n, rows[i],
-                     logits.back().mutable_data(), nullptr});
+  for (gpt2fast_span& span : all.spans) {
+    logits.emplace_back(std::vector<py::ssize_t>{span.n_rows, m.model.config.n_vocab});
+    span.logits = logits.back().mutable_data();
   }
-  gpt2fast_status status;
-  {
-    const Released released;
-    status = forward(m.model, spans.data(), static_cast<int>(spans.size()), control);
-  }
-  raise_for(status);
+  all.run(m, control, nullptr);
   return logits;
+}
+
+// One array for each span, of one TokenScore for each of its targets.
+std::vector<py::array_t<TokenScore>> score_spans(PyModel& m, const std::vector<KvCache*>& caches,
+                                                 const std::vector<py::array>& tokens,
+                                                 const std::vector<py::array>& targets, int threads,
+                                                 int prompt_threads, int chunk) {
+  const Call call;
+  const gpt2fast_control control = control_for(threads, prompt_threads, chunk);
+  std::vector<std::vector<int32_t>> wanted;
+  std::vector<int> n_rows;
+  std::vector<py::array_t<TokenScore>> scores;
+  std::vector<RowScores> rows;
+  for (const py::array& array : targets) {
+    wanted.push_back(checked_ids(m, array, "target"));
+    n_rows.push_back(static_cast<int>(wanted.back().size()));
+    scores.emplace_back(static_cast<py::ssize_t>(wanted.back().size()));
+    rows.push_back({wanted.back().data(), scores.back().mutable_data()});
+  }
+  Spans(m, caches, tokens, n_rows).run(m, control, rows.data());
+  return scores;
 }
 
 Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads) {
@@ -216,6 +262,7 @@ const gpt2fast_api kApi = {
 }  // namespace
 
 void bind_model(py::module_& m) {
+  PYBIND11_NUMPY_DTYPE(TokenScore, logprob, entropy, rank, likeliest);
   bind_cache(m).def(py::init([](const PyModel& model, const std::string& dtype) {
                       return std::make_unique<KvCache>(model.model.new_cache(is_f16(dtype)));
                     }),
@@ -227,6 +274,9 @@ void bind_model(py::module_& m) {
       .def_property_readonly("dtype",
                              [](const PyModel& self) { return dtype_name(self.model.dtype); })
       .def("forward", &forward_spans, py::arg("caches"), py::arg("tokens"), py::arg("rows"),
+           py::kw_only(), py::arg("threads") = 1, py::arg("prompt_threads") = 1,
+           py::arg("chunk") = 0)
+      .def("score", &score_spans, py::arg("caches"), py::arg("tokens"), py::arg("targets"),
            py::kw_only(), py::arg("threads") = 1, py::arg("prompt_threads") = 1,
            py::arg("chunk") = 0)
       .def(

@@ -17,8 +17,9 @@ std::atomic<bool> stopping{false};
 // Pieces are runs of output blocks for one group of rows. A prompt's rows are shared out among the
 // threads, each of which then finds them in its own caches from layer to layer; fewer rows share
 // their weights instead.
-void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer) {
-  const int n = static_cast<int>(store == Store::output ? logits_.size() : rows_.size());
+void Pass::linear_of(const Linear& l, const RowBuffer& x, int begin, int end, int thread,
+                     Store store, int layer) {
+  const int n = end - begin;
   const int n_blocks = blocks(l.weight.n_out), threads = team_.threads();
   const int groups = std::clamp(n / 64, 1, threads);
   const int run = std::max(1, n_blocks * groups / (16 * threads));
@@ -48,9 +49,18 @@ void Pass::linear(const Linear& l, const RowBuffer& x, int thread, Store store, 
     const int g = piece / runs, i = piece % runs;
     part.block_begin = i * run;
     part.block_end = std::min(part.block_begin + run, n_blocks);
-    part.row_begin = static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
-    part.row_end = static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
+    part.row_begin = begin + static_cast<int32_t>(static_cast<int64_t>(n) * g / groups);
+    part.row_end = begin + static_cast<int32_t>(static_cast<int64_t>(n) * (g + 1) / groups);
     k_.linear[static_cast<int>(m_.dtype)](part);
+  });
+}
+
+void Pass::score(int begin, int end, int thread) {
+  team_.for_each(end - begin, thread, [&](int i) {
+    const auto r = static_cast<size_t>(begin + i);
+    if (!k_.finite(logits_[r], static_cast<size_t>(c_.n_vocab)))
+      finite_.store(false, std::memory_order_relaxed);
+    *scores_[r] = score_of(k_, logits_[r], c_.n_vocab, targets_[r]);
   });
 }
 
@@ -124,8 +134,8 @@ gpt2fast_status Pass::interrupted() {
   return control_.poll(control_.poll_context) ? GPT2FAST_INTERRUPTED : GPT2FAST_OK;
 }
 
-void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows,
-               float* hidden) {
+void Pass::add(KvCache* cache, const int32_t* tokens, int n, int n_rows, float* logits,
+               RowScores scores, float* hidden) {
   const PageLayout& layout = cache->layout();
   cache->reserve(n);
   const int first = static_cast<int>(rows_.size()), position = cache->length();
@@ -134,12 +144,18 @@ void Pass::add(KvCache* cache, const int32_t* tokens, int n, float* logits, int 
   for (int i = 0; i < n; ++i) {
     const int p = position + i;
     uint8_t* page = cache->page(p / kPage);
-    float* row_logits =
-        i >= n - n_rows ? logits + static_cast<size_t>(i - (n - n_rows)) * c_.n_vocab : nullptr;
-    const int wanted = static_cast<int>(logits_.size()), before = static_cast<int>(rows_.size());
-    rows_.push_back({tokens[i], p, row_logits ? wanted : wanted - before - 1,
+    const int row = i - (n - n_rows), before = static_cast<int>(rows_.size());
+    const int place = static_cast<int>(logits_.size());
+    rows_.push_back({tokens[i], p, row < 0 ? place - before - 1 : place,
                      hidden ? hidden + static_cast<size_t>(i) * c_.n_embd : nullptr});
-    if (row_logits) logits_.push_back(row_logits);
+    if (row >= 0 && scores.targets) {
+      logits_.push_back(w_.scored.as<float>() +
+                        static_cast<size_t>(place % kHeadRows) * width(c_.n_vocab));
+      targets_.push_back(scores.targets[row]);
+      scores_.push_back(scores.scores + row);
+    } else if (row >= 0) {
+      logits_.push_back(logits + static_cast<size_t>(row) * c_.n_vocab);
+    }
     sequence_of_.push_back(static_cast<int>(sequences_.size()));
     slots_.push_back({page + layout.k_offset(0, 0), page + layout.v_offset(0, 0), p % kPage});
   }
@@ -168,7 +184,7 @@ gpt2fast_status Pass::run() {
   for (gpt2fast_status verdict : verdict_)
     if (verdict != GPT2FAST_OK) return verdict;
   for (float* logits : logits_)
-    if (!k_.finite(logits, static_cast<size_t>(c_.n_vocab))) finite_ = false;
+    if (targets_.empty() && !k_.finite(logits, static_cast<size_t>(c_.n_vocab))) finite_ = false;
   if (!finite_) return GPT2FAST_NOT_FINITE;
   for (const Sequence& s : sequences_) s.cache->commit(s.n);
   return GPT2FAST_OK;
@@ -195,7 +211,7 @@ class Hold {
   int n_, taken_ = 0;
 };
 
-bool valid(const Model& model, const gpt2fast_span* spans, int n_spans) {
+bool valid(const Model& model, const gpt2fast_span* spans, int n_spans, const RowScores* scores) {
   const Config& c = model.config;
   for (int i = 0; i < n_spans; ++i) {
     const gpt2fast_span& s = spans[i];
@@ -208,6 +224,8 @@ bool valid(const Model& model, const gpt2fast_span* spans, int n_spans) {
     if (layout.f16 != first.f16 || s.n_tokens > c.n_ctx - cache->length()) return false;
     for (int t = 0; t < s.n_tokens; ++t)
       if (s.tokens[t] < 0 || s.tokens[t] >= c.n_vocab) return false;
+    for (int r = 0; scores && r < s.n_rows; ++r)
+      if (scores[i].targets[r] < 0 || scores[i].targets[r] >= c.n_vocab) return false;
   }
   return n_spans > 0;
 }
@@ -215,7 +233,8 @@ bool valid(const Model& model, const gpt2fast_span* spans, int n_spans) {
 Crowding crowding;  // of this process
 
 gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n_spans,
-                           const gpt2fast_control& control, float* hidden) {
+                           const gpt2fast_control& control, float* hidden,
+                           const RowScores* scores) {
   int64_t total = 0;
   for (int i = 0; i < n_spans; ++i) total += spans[i].n_tokens;
   const int chunk = std::max(control.chunk > 0 ? control.chunk : 512, 1);
@@ -226,6 +245,9 @@ gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n
   // Steps of all sequences go together however many there are; what is longer is cut into chunks.
   const int rows = steps ? n_spans : static_cast<int>(std::min<int64_t>(chunk, total));
   auto workspace = model.take_workspace(rows, threads, n_spans);
+  if (scores)
+    workspace->scored.resize(sizeof(float) * static_cast<size_t>(std::min(rows, kHeadRows)) *
+                             static_cast<size_t>(width(model.config.n_vocab)));
   gpt2fast_status status = GPT2FAST_OK;
   for (int span = 0, done = 0; span < n_spans && status == GPT2FAST_OK;) {
     Team team(threads);
@@ -234,11 +256,13 @@ gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n
       const gpt2fast_span& s = spans[span];
       const int n = std::min(left, s.n_tokens - done), unwanted = s.n_tokens - s.n_rows;
       const int n_rows = std::min(n, std::max(0, done + n - unwanted));
-      float* logits = n_rows ? s.logits + static_cast<size_t>(std::max(0, done - unwanted)) *
-                                              model.config.n_vocab
-                             : nullptr;
+      const auto first = static_cast<size_t>(std::max(0, done - unwanted));
+      float* logits = n_rows && !scores ? s.logits + first * model.config.n_vocab : nullptr;
+      RowScores wanted{};
+      if (n_rows && scores) wanted = {scores[span].targets + first, scores[span].scores + first};
       float* copy = s.hidden ? s.hidden + static_cast<size_t>(done) * model.config.n_embd : nullptr;
-      pass.add(reinterpret_cast<KvCache*>(s.cache), s.tokens + done, n, logits, n_rows, copy);
+      pass.add(reinterpret_cast<KvCache*>(s.cache), s.tokens + done, n, n_rows, logits, wanted,
+               copy);
       left -= n;
       done += n;
       if (done == s.n_tokens) {
@@ -250,6 +274,7 @@ gpt2fast_status run_passes(const Model& model, const gpt2fast_span* spans, int n
     status = pass.run();
     if (steps) crowding.note(asked, threads, team.waited(), now() - begin, now());
   }
+  workspace->scored = {};
   model.give_back(std::move(workspace));
   return status;
 }
@@ -275,15 +300,15 @@ void Model::give_back(std::unique_ptr<Workspace> workspace) const {
 }
 
 gpt2fast_status forward(const Model& model, const gpt2fast_span* spans, int n_spans,
-                        const gpt2fast_control& control, float* hidden) {
+                        const gpt2fast_control& control, float* hidden, const RowScores* scores) {
   if (control.threads < 1 || control.prompt_threads < 1 ||
       std::max(control.threads, control.prompt_threads) > kMaxThreads)
     return GPT2FAST_BAD_ARGUMENT;
   const Hold hold(spans, n_spans);
   if (!hold.complete()) return GPT2FAST_BUSY;
-  if (!valid(model, spans, n_spans)) return GPT2FAST_BAD_ARGUMENT;
+  if (!valid(model, spans, n_spans, scores)) return GPT2FAST_BAD_ARGUMENT;
   try {
-    return run_passes(model, spans, n_spans, control, hidden);
+    return run_passes(model, spans, n_spans, control, hidden, scores);
   } catch (const std::bad_alloc&) {
     return GPT2FAST_OUT_OF_MEMORY;
   } catch (const std::system_error&) {

@@ -42,7 +42,10 @@ class Pass {
         hidden_(hidden), hidden_rows_(hidden_rows), hidden_first_(hidden_first),
         quantized_(model.dtype == Dtype::int8), polled_(polled) {}
 
-  void add(KvCache* cache, const int32_t* tokens, int n, float* logits, int n_rows, float* hidden);
+  // The last n_rows have their logits written, or, if `scores` has targets, those scored; `hidden`,
+  // unless null, takes what the final LayerNorm makes of all n.
+  void add(KvCache* cache, const int32_t* tokens, int n, int n_rows, float* logits,
+           RowScores scores, float* hidden);
   gpt2fast_status run();
 
  private:
@@ -54,7 +57,12 @@ class Pass {
   void attend_step(int layer, const AttentionItem& item, int thread);
   void collect(int row, int thread);
   void head(int thread);
-  void linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer = 0);
+  void linear(const Linear& l, const RowBuffer& x, int thread, Store store, int layer = 0) {
+    linear_of(l, x, 0, static_cast<int>(rows_.size()), thread, store, layer);
+  }
+  void linear_of(const Linear& l, const RowBuffer& x, int begin, int end, int thread, Store store,
+                 int layer);
+  void score(int begin, int end, int thread);
   void record(int layer, int thread);
   bool keep_going(int step, int thread);
   gpt2fast_status interrupted();
@@ -95,7 +103,9 @@ class Pass {
   bool few_ = false, copies_ = false;  // copies_: some row has a `hidden`
 
   std::vector<Row> rows_;
-  std::vector<float*> logits_;  // of the rows asked for
+  std::vector<float*> logits_;    // of the rows asked for; if they are scored, of some at a time
+  std::vector<int32_t> targets_;  // of the rows to be scored
+  std::vector<TokenScore*> scores_;
   std::vector<Sequence> sequences_;
   std::vector<int> sequence_of_;  // of each row
   std::vector<AttentionItem> items_;

@@ -52,7 +52,8 @@ struct RowBuffer {
   }
 };
 
-inline constexpr int kFew = 2;  // rows that every thread normalises for itself
+inline constexpr int kFew = 2;        // rows that every thread normalises for itself
+inline constexpr int kHeadRows = 64;  // rows to be scored whose logits exist at a time
 
 struct Workspace {
   struct Own {  // a thread's copy of what is made of few rows
@@ -63,6 +64,7 @@ struct Workspace {
   Buffer x, q, attended;    // [rows][width(n_embd)]: residual stream, queries, attention's result
   RowBuffer narrow, inner;  // inputs of n_embd and of n_inner
   Buffer partials;          // of steps: [spans][n_head][blocks of 256][partial_width]
+  Buffer scored;            // [kHeadRows][width(n_vocab)]: logits; while a call that scores runs
   std::vector<Buffer> scratch;  // per thread
   std::vector<Own> own;         // per thread
 

@@ -1,4 +1,4 @@
-"""The command line: `gpt2fast generate | chat | write | info | bench | convert | models | verify`.
+"""The command line: `gpt2fast generate | chat | write | score | info | bench | convert | ...`.
 
 Results go to stdout, everything else to stderr. Exit status: 0; 1 if something failed; 2 for bad
 usage or a bad option; 130 after Ctrl-C, with what was written so far; 141 if the reader went away.
@@ -103,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="write a story with a model, or talk to it")
     _add_model_options(chat)
     cli_chat.add_options(chat)
+
+    from gpt2fast import cli_score
+
+    score = commands.add_parser("score", help="show how likely a text is, token by token")
+    cli_score.add_options(score)
+    _add_model_options(score)
 
     info = commands.add_parser("info", help="show a model and how it runs here")
     info.set_defaults(run=_info)

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2fast.cli_sampling import sampling_options
@@ -18,6 +17,7 @@ from gpt2fast.cli_terminal import (
     megabytes,
     note,
     progress_line,
+    read_text,
 )
 from gpt2fast.memory import peak_bytes
 from gpt2fast.model import load
@@ -36,7 +36,7 @@ def generate(arguments: argparse.Namespace) -> int:
             raise UsageError("--logprobs goes with --json")
         options["logprobs"] = arguments.logprobs
     chosen = Options(**options)  # a bad one is refused before the model is loaded
-    prompt = _prompt(arguments)
+    prompt = read_text("prompt", arguments.prompt, arguments.file)
     progress = None if arguments.quiet else progress_line(f"loading {arguments.model}")
     with load(
         arguments.model,
@@ -104,25 +104,6 @@ def _finish(completion: Completion, *, as_json: bool) -> None:
         if getattr(completion, name) is not None
     }
     print(json.dumps(content), flush=True)
-
-
-def _prompt(arguments: argparse.Namespace) -> str:
-    """Return the prompt from the argument, a file or stdin, less one newline at its end."""
-    if arguments.file is not None:
-        if arguments.prompt is not None:
-            raise UsageError("give a prompt or --file, not both")
-        data, where = Path(arguments.file).read_bytes(), arguments.file
-    elif arguments.prompt is None and sys.stdin.isatty():
-        raise UsageError(f'no prompt: {PROGRAM} generate "Once upon a time", or - for stdin')
-    elif arguments.prompt is None or arguments.prompt == "-":
-        data, where = sys.stdin.buffer.read(), "stdin"
-    else:
-        return str(arguments.prompt)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where} is not UTF-8: byte {error.start}") from None
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _summary(completion: Completion) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TextIO, TypedDict
 
 PROGRAM = "gpt2fast"
@@ -59,6 +60,28 @@ class ProgressLine:
 def progress_line(what: str) -> ProgressLine | None:
     """Return a progress that is shown on stderr, if that is a terminal."""
     return ProgressLine(what) if sys.stderr.isatty() else None
+
+
+def read_text(what: str, given: str | None, file: str | None, *, whole: bool = False) -> str:
+    """Return a text that is given as an argument, or read from a file or stdin.
+
+    What is read loses one newline at its end, which a shell or an editor put there, unless `whole`.
+    """
+    if file is not None:
+        if given is not None:
+            raise UsageError(f"give a {what} or --file, not both")
+        data, where = Path(file).read_bytes(), file
+    elif given is None and sys.stdin.isatty():
+        raise UsageError(f"no {what}: give it in quotes, or - for stdin, or --file")
+    elif given is None or given == "-":
+        data, where = sys.stdin.buffer.read(), "stdin"
+    else:
+        return given
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not UTF-8: byte {error.start}") from None
+    return text if whole else text.removesuffix("\n").removesuffix("\r")
 
 
 def add_hub_options(command: argparse.ArgumentParser) -> None:

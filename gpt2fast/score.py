@@ -30,9 +30,11 @@ class Score:
       that came
     - `likeliest`: the id of the likeliest token, that of rank 0
     - `pieces`: the text of the token; they join to the whole text. A character of several tokens
-      is in the piece of the last one. Empty if the model has no tokenizer
+      is in the piece of the last one
+    - `likeliest_pieces`: the text of the likeliest token, U+FFFD for part of a character
 
-    A first token that nothing stands before has no prediction: NaN, -1, NaN and -1.
+    A first token that nothing stands before has no prediction: NaN, -1, NaN, -1 and "". Pieces are
+    empty lists if the model has no tokenizer.
     """
 
     tokens: list[int]
@@ -41,6 +43,7 @@ class Score:
     entropies: NDArray[np.float32]
     likeliest: NDArray[np.int32]
     pieces: list[str]
+    likeliest_pieces: list[str]
 
     @property
     def logprob(self) -> float:
@@ -77,12 +80,20 @@ def exponential(x: float) -> float:
 
 
 def pieces_of(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Return the text that each token adds; ids beyond the tokenizer's add none."""
+    """Return the text that each token adds."""
     from gpt2fast.tokenizer import StreamDecoder
 
-    decoder, n_vocab = StreamDecoder(), tokenizer.n_vocab
-    pieces = [
-        decoder.push(tokenizer.token_bytes(token)) if token < n_vocab else "" for token in tokens
-    ]
+    decoder = StreamDecoder()
+    pieces = [decoder.push(_bytes_of(token, tokenizer)) for token in tokens]
     pieces[-1] += decoder.finish()
     return pieces
+
+
+def texts_of(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """Return the text of each token alone."""
+    return [_bytes_of(token, tokenizer).decode("utf-8", "replace") for token in tokens]
+
+
+def _bytes_of(token: int, tokenizer: Tokenizer) -> bytes:
+    """Return the bytes of a token; none of UNKNOWN and of ids beyond the tokenizer's."""
+    return tokenizer.token_bytes(token) if 0 <= token < tokenizer.n_vocab else b""

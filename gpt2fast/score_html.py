@@ -7,7 +7,7 @@ Text", 2019 (arXiv:1906.04043). What a model writes itself is nearly all green.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 
 from gpt2fast.score import UNKNOWN, Score
@@ -18,15 +18,10 @@ _REST = ("#d3b8e8", "the rest")
 _NONE = "#e4e4e4"
 _STYLE = "color:#000;border-radius:2px;padding:0 1px;background:"
 
-Name = Callable[[int], str]  # of a token, for people
 
-
-def fragment(score: Score, name: Name = str) -> str:
-    """Return an element that shows the text, a legend, and each token's numbers on hovering.
-
-    `name` says what stands for a token id that is not in the text.
-    """
-    spans = "".join(_span(score, group, name) for group in groups(score))
+def fragment(score: Score) -> str:
+    """Return an element that shows the text, a legend, and each token's numbers on hovering."""
+    spans = "".join(_span(score, group) for group in groups(score))
     return (
         '<div style="background:#fff;color:#000;padding:8px;font-family:sans-serif">'
         f"{_legend(score)}"
@@ -35,12 +30,12 @@ def fragment(score: Score, name: Name = str) -> str:
     )
 
 
-def page(score: Score, title: str, name: Name = str) -> str:
+def page(score: Score, title: str) -> str:
     """Return a whole document with the fragment."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{escape(title)}</title>\n</head>\n"
-        f'<body style="margin:0;background:#fff">\n{fragment(score, name)}\n</body>\n</html>\n'
+        f'<body style="margin:0;background:#fff">\n{fragment(score)}\n</body>\n</html>\n'
     )
 
 
@@ -60,7 +55,7 @@ def colour(rank: int) -> str:
     return next((shade for limit, shade, _ in _COLOURS if rank < limit), _REST[0])
 
 
-def _span(score: Score, group: range, name: Name) -> str:
+def _span(score: Score, group: range) -> str:
     """Return the tokens of a group as one element, coloured by the highest rank among them."""
     ranks = [int(score.ranks[i]) for i in group]
     if score.pieces:
@@ -69,17 +64,21 @@ def _span(score: Score, group: range, name: Name) -> str:
         text = f"{score.tokens[group[0]]} "
     # A line that ends in colour shows that a token did.
     text = text.replace("\n", "↵\n")
-    title = escape("\n".join(_numbers(score, i, name) for i in group))
+    title = escape("\n".join(_numbers(score, i) for i in group))
     title = title.replace("\n", "&#10;")
     return f'<span style="{_STYLE}{colour(max(ranks))}" title="{title}">{text}</span>'
 
 
-def _numbers(score: Score, i: int, name: Name) -> str:
+def _numbers(score: Score, i: int) -> str:
     """Return what is to be said of a token."""
     token, rank = score.tokens[i], int(score.ranks[i])
     if rank == UNKNOWN:
         return f"token {token}: nothing before it"
-    likeliest = "" if rank == 0 else f", likeliest {name(int(score.likeliest[i]))}"
+    likeliest = ""
+    if rank:
+        likeliest = f", likeliest {score.likeliest[i]}"
+        if score.likeliest_pieces:
+            likeliest += f" {score.likeliest_pieces[i]!r}"
     return (
         f"token {token}: rank {rank}, probability {math.exp(score.logprobs[i]):.3g}, "
         f"entropy {score.entropies[i]:.2f} nats{likeliest}"

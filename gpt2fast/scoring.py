@@ -13,7 +13,7 @@ from gpt2fast import _core
 from gpt2fast.engine import Engine
 from gpt2fast.prefixes import Node, common_length, tree
 from gpt2fast.ranges import flag, integer
-from gpt2fast.score import UNKNOWN, Score, exponential, pieces_of
+from gpt2fast.score import UNKNOWN, Score, exponential, pieces_of, texts_of
 
 Text = str | Sequence[int] | NDArray[np.integer]
 Progress = Callable[[int, int], object]
@@ -24,7 +24,6 @@ ROW = np.dtype(
 )
 STRIDE = 512
 _PAGE = 64  # positions that a cache grows by
-_HEAD_ROWS = 64  # whose logits are in memory at a time
 
 
 class Request(NamedTuple):
@@ -83,13 +82,16 @@ def _score(engine: Engine, request: Request, rows: Rows) -> Score:
     def column(name: str, unknown: float) -> NDArray[Any]:
         return np.concatenate([np.full(missing, unknown, ROW[name]), rows[name]])
 
+    likeliest = column("likeliest", UNKNOWN)
+    tokenizer = engine.tokenizer if engine.has_tokenizer else None
     return Score(
         tokens=request.tokens,
         logprobs=column("logprob", np.nan),
         ranks=column("rank", UNKNOWN),
         entropies=column("entropy", np.nan),
-        likeliest=column("likeliest", UNKNOWN),
-        pieces=pieces_of(request.tokens, engine.tokenizer) if engine.has_tokenizer else [],
+        likeliest=likeliest,
+        pieces=pieces_of(request.tokens, tokenizer) if tokenizer else [],
+        likeliest_pieces=texts_of(likeliest.tolist(), tokenizer) if tokenizer else [],
     )
 
 
@@ -230,34 +232,16 @@ def score_spans(
 
     targets[i] follow the last of tokens[i], one each.
     """
-    found = []
-    for cache, ids, wanted in zip(caches, tokens, targets, strict=True):
-        rows = np.empty(len(wanted), ROW)
-        unscored = len(ids) - len(wanted)
-        for begin in range(0, len(ids), _HEAD_ROWS):
-            end = min(begin + _HEAD_ROWS, len(ids))
-            n_rows = max(0, min(end - begin, end - unscored))
-            [logits] = engine.core.forward(
-                [cache],
-                [np.array(ids[begin:end], np.int32)],
-                [n_rows],
-                threads=engine.threads,
-                prompt_threads=engine.prompt_threads,
-            )
-            for i, row in enumerate(logits, end - n_rows - unscored):
-                rows[i] = _row(row, wanted[i])
-        found.append(rows)
-    return found
-
-
-def _row(logits: NDArray[np.float32], target: int) -> tuple[float, float, int, int]:
-    top = logits.max()
-    weights, total = _core.exp_sum(logits, float(top), 1.0)
-    log_total = float(_core.log(np.array([total], np.float32))[0])
-    shifted = logits.astype(np.float64) - top
-    entropy = log_total - float((weights * shifted).sum()) / total
-    rank = (logits > logits[target]).sum() + (logits[:target] == logits[target]).sum()
-    return float(shifted[target]) - log_total, entropy, int(rank), int(logits.argmax())
+    if not caches:
+        return []
+    return engine.core.score(
+        caches,
+        [np.array(ids, np.int32) for ids in tokens],
+        [np.array(ids, np.int32) for ids in targets],
+        threads=engine.threads,
+        prompt_threads=engine.prompt_threads,
+        chunk=engine.chunk,
+    )
 
 
 def perplexity(

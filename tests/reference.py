@@ -192,6 +192,20 @@ def log_softmax(logits: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+def score(logits: Array, targets: Array) -> dict[str, Array]:
+    """How likely targets are, one for each row, as `gpt2fast.Score` tells it."""
+    p = log_softmax(logits)
+    # In the order of logits, between equal ones of ids: a target's rank is its place.
+    ids = np.broadcast_to(np.arange(logits.shape[1]), logits.shape)
+    order = np.lexsort((ids, -logits))
+    return {
+        "logprobs": p[np.arange(len(targets)), targets],
+        "ranks": (order == targets[:, None]).argmax(axis=1),
+        "entropies": -(np.exp(p) * p).sum(axis=1),
+        "likeliest": order[:, 0],
+    }
+
+
 def kl_divergence(truth: Array, other: Array) -> float:
     """Mean over rows of KL(softmax(truth) || softmax(other)), in nats."""
     p, q = log_softmax(truth), log_softmax(other)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from core_models import all_logits, build, cache_of
 from native import build as native_build
@@ -60,13 +61,15 @@ def checker(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_hash_of_logits(checker: tuple[list[str], set[str]], dtype: str, tmp_path: Path) -> None:
-    """Catches a target or a machine whose logits differ in one bit, and a core that needs Python to
-    be right.
+def test_hashes(checker: tuple[list[str], set[str]], dtype: str, tmp_path: Path) -> None:
+    """Catches a target or a machine whose logits or scores differ in one bit, and a core that needs
+    Python to be right.
     """
     tensors = random_tensors(ODD)
-    logits = all_logits(build(ODD, tensors, dtype), TOKENS)
-    want = hashlib.sha256(logits.tobytes()).hexdigest()
+    model = build(ODD, tensors, dtype)
+    cache = _core.Cache(model, cache_of(dtype))
+    [scores] = model.score([cache], [TOKENS], [np.roll(TOKENS, -1)])
+    content = {"sha256": all_logits(model, TOKENS).tobytes(), "scores": scores.tobytes()}
     packed = pack_model(ODD, tensors, dtype)
     files = manifest.write(
         tmp_path, ODD, dtype, packed, TOKENS, threads=2, chunk=64, cache=cache_of(dtype)
@@ -77,6 +80,8 @@ def test_hash_of_logits(checker: tuple[list[str], set[str]], dtype: str, tmp_pat
     )
     assert run.returncode == 0, run.stderr
     lines = [line.split() for line in run.stdout.splitlines()]
-    hashes = {target: digest for word, digest, target in lines if word == "sha256"}
-    assert set(hashes) == targets
-    assert hashes == dict.fromkeys(hashes, want)
+    for kind, data in content.items():
+        want = hashlib.sha256(data).hexdigest()
+        hashes = {target: digest for word, digest, target in lines if word == kind}
+        assert set(hashes) == targets
+        assert hashes == dict.fromkeys(hashes, want)

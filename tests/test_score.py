@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import Array, log_softmax
+from reference import Array
+from reference import score as expected
 
 import gpt2fast
 from gpt2fast.model import Model
@@ -22,20 +23,6 @@ EOT = 4095  # of tales
 def model() -> Iterator[Model]:
     with gpt2fast.load("tales", threads=2) as loaded:
         yield loaded
-
-
-def expected(logits: Array, targets: Array) -> dict[str, Array]:
-    """What a score says of float32 logits, one row for each target, in float64."""
-    p = log_softmax(logits)
-    at = np.arange(len(targets)), targets
-    # Sorted by logit, between equal ones by id: where the target stands.
-    order = np.lexsort((np.broadcast_to(np.arange(logits.shape[1]), logits.shape), -logits))
-    return {
-        "logprobs": p[at],
-        "ranks": (order == targets[:, None]).argmax(axis=1),
-        "entropies": -(np.exp(p) * p).sum(axis=1),
-        "likeliest": order[:, 0],
-    }
 
 
 def assert_is(score: gpt2fast.Score, want: dict[str, Array], first: int = 0) -> None:

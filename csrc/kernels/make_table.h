@@ -6,6 +6,7 @@
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
 #include "kernels/roofs.h"
+#include "kernels/score.h"
 
 namespace gpt2fast {
 namespace {
@@ -30,6 +31,7 @@ constexpr Kernels make_table(const char* name) {
       .sum = sum_array<Isa>,
       .max = max_array<Isa>,
       .finite = finite_array<Isa>,
+      .score = score_row<Isa>,
       .dot_roof = dot_roof<Isa>,
       .fma_roof = fma_roof<Isa>,
       .read_roof = read_roof<Isa>,

@@ -116,6 +116,16 @@ struct CombineCall {  // n_blocks partials of one query and head, in position or
   float* out;
 };
 
+struct RowSums {  // see kernels/score.h
+  float top, total, moment;
+  int32_t rank, likeliest;
+};
+struct ScoreCall {
+  const float* logits;  // [n], unpadded
+  int32_t n, target;
+  RowSums* out;
+};
+
 struct Kernels {
   const char* name;
   void (*linear[kDtypes])(const LinearCall&);
@@ -134,6 +144,7 @@ struct Kernels {
   float (*sum)(const float* x, size_t n);
   float (*max)(const float* x, size_t n);
   bool (*finite)(const float* x, size_t n);
+  void (*score)(const ScoreCall&);
   // The roofs: operations (multiply and add count two) of `repeats` rounds on registers; a plain
   // sum over memory.
   double (*dot_roof)(int64_t repeats, int32_t* sink);

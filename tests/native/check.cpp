@@ -1,6 +1,6 @@
 // The core without Python: reads a manifest and a file of packed tensors (see manifest.py), runs
 // the tokens on every target that this machine supports, and prints "sha256 <hex> <target>" of the
-// float32 logits of all rows.
+// float32 logits of all rows, and "scores <hex> <target>" of how likely each next token is.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -90,7 +90,9 @@ std::vector<uint64_t> read_aligned(const char* path) {
   return data;
 }
 
-std::string run(const Manifest& m, const Model& model) {
+// The hash of all logits, or of the scores of all tokens' successors, the last one's being the
+// first token.
+std::string run(const Manifest& m, const Model& model, bool score) {
   KvCache cache = model.new_cache(m.cache == "float16");
   const auto n = static_cast<int32_t>(m.tokens.size());
   std::vector<float> logits(m.tokens.size() * static_cast<size_t>(model.config.n_vocab));
@@ -99,8 +101,17 @@ std::string run(const Manifest& m, const Model& model) {
   gpt2fast_control control{};
   control.threads = control.prompt_threads = m.threads;
   control.chunk = m.chunk;
-  if (const gpt2fast_status status = forward(model, &span, 1, control); status != GPT2FAST_OK)
+  std::vector<int32_t> targets(m.tokens.begin() + 1, m.tokens.end());
+  targets.push_back(m.tokens[0]);
+  std::vector<TokenScore> scores(m.tokens.size());
+  const RowScores rows{targets.data(), scores.data()};
+  const gpt2fast_status status =
+      forward(model, &span, 1, control, nullptr, score ? &rows : nullptr);
+  if (status != GPT2FAST_OK)
     throw std::runtime_error("forward() gave status " + std::to_string(status));
+  if (score)
+    return sha256(reinterpret_cast<const uint8_t*>(scores.data()),
+                  scores.size() * sizeof(TokenScore));
   return sha256(reinterpret_cast<const uint8_t*>(logits.data()), logits.size() * sizeof(float));
 }
 
@@ -124,7 +135,9 @@ int main(int argc, char** argv) {
     for (const TargetState& target : targets()) {
       if (!target.missing.empty()) continue;
       force_target(target.name);
-      std::cout << "sha256 " << run(manifest, model) << " " << active().name << std::endl;
+      for (const bool score : {false, true})
+        std::cout << (score ? "scores " : "sha256 ") << run(manifest, model, score) << " "
+                  << active().name << std::endl;
     }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "check: %s\n", e.what());
