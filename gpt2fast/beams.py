@@ -9,7 +9,10 @@ result, to be judged by its score over length^length_penalty. The search is over
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2fast._generate import Workspace
 from gpt2fast.branch import Branch
@@ -36,15 +39,12 @@ class BeamSearch(Search):
 
     def spans(self) -> list[Span]:
         """Return what the next step reads."""
-        return [
-            Span(beam.cache, beam.pending, row)
-            for beam, row in zip(self._running, self._logits, strict=False)
-        ]
+        return [Span(beam.cache, beam.pending, row) for beam, row in self._rows()]
 
     def advance(self, workspace: Workspace) -> None:
         """Go on by one token. Raises ValueError if the options rule out all."""
         found = []
-        for i, (beam, row) in enumerate(zip(self._running, self._logits, strict=False)):
+        for i, (beam, row) in enumerate(self._rows()):
             k = min(self._considered, row.size)
             for token, score in self.continuations(beam, row, k, workspace, of_logprobs=True):
                 found.append((-(beam.score + score), i, token))
@@ -71,6 +71,9 @@ class BeamSearch(Search):
             self._ended += self._running
             self._rank()
         return self._ended[: self.plan.options.n or 1]
+
+    def _rows(self) -> Iterator[tuple[Branch, NDArray[np.float32]]]:
+        return zip(self._running, self._logits[: len(self._running)], strict=True)
 
     def _rank(self) -> None:
         self._ended.sort(key=lambda beam: -beam.score_per_length)

@@ -129,6 +129,22 @@ def test_rules_that_leave_little(model: gpt2fast.Model) -> None:
         model.generate(PROMPT, num_beams=4, bad_tokens=only, no_repeat_ngram=1)
 
 
+def test_the_search_ends_when_nothing_better_can_come(model: gpt2fast.Model) -> None:
+    """Catches beams that go on to max_new_tokens although the best texts are known."""
+    lengths: list[int] = []
+    ends = [model.tokenizer.encode(text)[0] for text in (" the", " a", ",", ".", " of")]
+    found = model.generate(
+        PROMPT,
+        num_beams=3,
+        stop_tokens=ends,
+        length_penalty=0,
+        max_new_tokens=40,
+        logits_processor=lambda tokens, _: lengths.append(len(tokens)),
+    )
+    assert found.finish_reason == "stop"
+    assert max(lengths) - len(found.prompt_tokens) < 12
+
+
 def test_processors_see_every_beam(model: gpt2fast.Model) -> None:
     """Catches a processor that is given another beam's text, or whose changes are lost."""
     prompt = model.tokenizer.encode(PROMPT)

@@ -81,10 +81,10 @@ def test_texts_are_those_of_torch(
         return states[-1], logits
 
     with gpt2fast.load(test_data / "models" / "tales", dtype="float32", threads=1) as model:
-        for prompt in PROMPTS:
+        for prompt in PROMPTS[:2]:
             ids = model.tokenizer.encode(prompt)
-            found = model.generate(ids, top_k=5, penalty_alpha=0.6, max_new_tokens=16)
-            assert_same(found.tokens, *by_hand(outputs, ids, 16, 5, 0.6))
+            found = model.generate(ids, top_k=5, penalty_alpha=0.6, max_new_tokens=10)
+            assert_same(found.tokens, *by_hand(outputs, ids, 10, 5, 0.6))
 
 
 def test_rules_and_ends(model: gpt2fast.Model) -> None:
