@@ -1,7 +1,7 @@
 """The writing window without a screen: how long it ever keeps one waiting, and what it looks like.
 
     python -m benchmarks.desktop [MODEL] [--threads N] [--rounds N]
-    QT_SCALE_FACTOR=1.5 python -m benchmarks.desktop --picture FILE.png [--dark]
+    python -m benchmarks.desktop --picture FILE.png [--dark]
 
 A timer of 1 ms beats in the window's event loop. Printed are, in milliseconds, the longest and the
 99.9th percentile of the times between two beats, while the model does what the line says: a window
@@ -23,7 +23,7 @@ from unittest import mock
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6.QtCore import QSettings, Qt, QTimer
-from PySide6.QtGui import QColor, QPalette
+from PySide6.QtGui import QColor, QImage, QPalette
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
@@ -154,7 +154,7 @@ def picture(path: str, model: str, *, dark: bool) -> None:
     if dark:
         application().setPalette(QPalette(QColor("#2b2b2b")))
     window = open_window()
-    window.resize(860, 560)
+    window.resize(860, 500)
     window.open_model(model)
     wait(window)
     window.editor.insertPlainText(STORY)
@@ -164,7 +164,8 @@ def picture(path: str, model: str, *, dark: bool) -> None:
         press(window, Key.Key_Tab)
         wait(window)
     wait(window, 2)  # the colours come last
-    window.grab().save(path)
+    opaque = window.grab().toImage().convertToFormat(QImage.Format.Format_RGB888)
+    opaque.save(path, quality=0)  # as small as PNG can be
     window.editor.document().setModified(False)
     window.close()
 

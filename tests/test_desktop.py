@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import pytest
 pytest.importorskip("PySide6.QtTest", reason="PySide6 is not installed", exc_type=ImportError)
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PySide6.QtCore import QMimeData, QPointF, QSettings, Qt, QTimer, QUrl
+from event_loop import Heart, run_until, wait
+from PySide6.QtCore import QMimeData, QPointF, QSettings, Qt, QUrl
 from PySide6.QtGui import QAction, QColor, QDropEvent, QPalette
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QMessageBox, QWidget
 
-from gpt2fast.desktop import dialogs
+from gpt2fast.desktop import dialogs, events
 from gpt2fast.desktop.app import application
 from gpt2fast.desktop.colours import LEVELS
+from gpt2fast.desktop.offers import Offer
 from gpt2fast.desktop.preferences import Preferences
 from gpt2fast.desktop.settings import Settings
 from gpt2fast.desktop.window import Window
@@ -32,26 +34,6 @@ STALL = 0.05  # seconds: longest time for which the window may not answer
 
 def stored(tmp_path: Path) -> Preferences:
     return Preferences(QSettings(str(tmp_path / "write.ini"), QSettings.Format.IniFormat))
-
-
-def wait(window: Window, until: Callable[[], bool] = lambda: True) -> None:
-    """Let the window run until a job has ended and the condition holds."""
-    ended: list[bool] = []
-
-    def look() -> None:
-        ended.append(until())
-
-    window.idle.connect(look)
-    run_until(lambda: True in ended)
-    window.idle.disconnect(look)
-
-
-def run_until(condition: Callable[[], bool]) -> None:
-    """Let the window run until a condition holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        QTest.qWait(1)
 
 
 @pytest.fixture
@@ -89,7 +71,7 @@ def ask(window: Window) -> list[str]:
 
 
 def shown(window: Window) -> list[str]:
-    table = window.table
+    table = window.panel.table
     rows = [row for row in range(table.rowCount()) if not table.isRowHidden(row)]
     found = [table.item(row, 1) for row in rows]
     return [item.text() for item in found if item is not None] if window.editor.offering else []
@@ -127,8 +109,8 @@ def test_ask_and_take(window: Window, asks: tuple[Any, ...], keys: list[Any], ro
 def test_a_click_takes(window: Window) -> None:
     """Catches a table that only the keyboard reaches."""
     rows = ask(window)
-    centre = window.table.visualRect(window.table.model().index(1, 1)).center()
-    QTest.mouseClick(window.table.viewport(), Qt.MouseButton.LeftButton, pos=centre)
+    centre = window.panel.table.visualRect(window.panel.table.model().index(1, 1)).center()
+    QTest.mouseClick(window.panel.table.viewport(), Qt.MouseButton.LeftButton, pos=centre)
     assert rows[1].split()[-1] in window.editor.text()
 
 
@@ -224,25 +206,6 @@ def test_the_window_answers_while_the_model_writes(window: Window) -> None:
         if gaps[-1] <= STALL:
             return
     raise AssertionError(f"it did not answer for {min(gaps):.3f} s")
-
-
-class Heart:
-    """Beats as often as the event loop lets it, and remembers the longest pause."""
-
-    def __init__(self) -> None:
-        self.beats, self._longest, self._last = 0, 0.0, time.perf_counter()
-        self._timer = QTimer(interval=1, timerType=Qt.TimerType.PreciseTimer)
-        self._timer.timeout.connect(self._beat)
-        self._timer.start()
-
-    def _beat(self) -> None:
-        now = time.perf_counter()
-        self.beats += 1
-        self._longest, self._last = max(self._longest, now - self._last), now
-
-    def longest(self) -> float:
-        self._timer.stop()
-        return self._longest
 
 
 def test_colours(window: Window) -> None:
@@ -352,6 +315,33 @@ def test_without_any_model(bare: Window, tmp_path: Path) -> None:
     ]
 
 
+def test_no_model_at_all(bare: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a window that tries again and again, a dialog each time."""
+
+    def fail(source: str, **_: object) -> None:
+        raise OSError(f"no {source}")
+
+    monkeypatch.setattr("gpt2fast.desktop.writer.load", fail)
+    bare.open_model("other")
+    wait(bare)
+    reasons = [box.informativeText() for box in bare.findChildren(QMessageBox)]
+    assert reasons == ["no other", "no tales"]
+
+
+def test_what_a_stopped_job_still_tells(window: Window) -> None:
+    """Catches alternatives that come up after the key that put them away."""
+    assert ask(window)
+    old = window.writer.offer(BEGINNING, Settings())
+    press(window, Key.Key_A)
+    window.ask()
+    window.editor.clear()
+    late = events.Offered(old, [Offer([5], " late", 0.5)], 1)
+    for event in (late, events.Failed(old, "write", "late")):
+        window._handle(event)
+    assert shown(window) == [] and window.findChildren(QMessageBox) == []
+    assert window.busy
+
+
 def test_files(window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a draft that is lost or changed on its way to the disk and back."""
     path = tmp_path / "draft.txt"
@@ -413,7 +403,7 @@ def test_everything_has_a_name(window: Window) -> None:
             named = isinstance(widget, QAbstractButton) and widget.text()
             inner = (widget.objectName() or "").startswith("qt_")
             assert widget.accessibleName() or named or inner, widget
-    for label in (window.status.pace, window.status.context, window.table, window.editor):
+    for label in (window.status.pace, window.status.context, window.panel.table, window.editor):
         assert label.accessibleName()
 
 

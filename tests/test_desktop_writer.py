@@ -7,14 +7,17 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 
 import gpt2fast
+from gpt2fast import CancelFlag
 from gpt2fast.desktop import events
 from gpt2fast.desktop.events import Ended, Event, Failed, Loading, Offered, Opened, Scored, Wrote
-from gpt2fast.desktop.prompt import whole_words
+from gpt2fast.desktop.offers import offers
+from gpt2fast.desktop.prompt import Prompt, whole_words
 from gpt2fast.desktop.settings import Settings
 from gpt2fast.desktop.writer import Writer
 
@@ -93,6 +96,36 @@ def test_alternatives_differ_when_asked_again(writer: Writer, told: Told) -> Non
     both = [told.until_over(writer.offer(BEGINNING, settings)) for _ in range(2)]
     first, second = (of(Offered, found)[-1].offers for found in both)
     assert [offer.text for offer in first] != [offer.text for offer in second]
+
+
+def test_alternatives_that_end() -> None:
+    """Catches an alternative of no words, and one that shows the token that ends it."""
+
+    class Ending(Tokens):
+        def alternatives(self, *_: object, **options: Any) -> list[SimpleNamespace]:
+            assert options["min_new_tokens"] == 1
+            return [done([1], "length", p) for p in (0.1, 0.2)]
+
+        def generate(self, prompts: list[list[int]], **_: object) -> list[SimpleNamespace]:
+            assert prompts == [[7, 1], [7, 1]][: len(prompts)]
+            return [done([2, 0], "stop"), *[done([2] * 6, "length")] * (len(prompts) - 1)]
+
+    def done(tokens: list[int], why: str, probability: float = 0.0) -> SimpleNamespace:
+        text = Tokens.tokenizer.decode(tokens)
+        return SimpleNamespace(tokens=tokens, text=text, finish_reason=why, probability=probability)
+
+    steps = list(offers(Ending(), Prompt([7], False, 0), 7, None, cancel=CancelFlag()))  # type: ignore[arg-type]
+    assert [offer.text for offer in steps[-1]] == [" a b", " a b b b b b"]
+    assert [offer.ended for offer in steps[-1]] == [True, False]
+    assert [offer.probability for offer in steps[-1]] == [0.2, 0.1]
+
+
+class Tokens:
+    """A model whose tokenizer knows three tokens, the first of which ends a text."""
+
+    tokenizer = SimpleNamespace(
+        decode=lambda tokens: "".join(["<end>", " a", " b"][token] for token in tokens)
+    )
 
 
 def test_alternatives_after_a_space(writer: Writer, told: Told) -> None:

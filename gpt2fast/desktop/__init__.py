@@ -4,5 +4,5 @@ What needs no window is apart from what does:
 
     settings, prompt, offers, spans, colours, pace, textfile    plain functions and values
     writer      the thread that loads and generates, and what it reports
-    editor, table, window, dialogs, preferences, app    PySide6
+    editor, panel, window and the rest    PySide6
 """

@@ -15,7 +15,7 @@ class Pace:
 
     def add(self, n_tokens: int, now: float) -> None:
         """Count tokens that came at a time in seconds; the first ones only start the clock."""
-        total = self._seen[-1][1] if self._seen else -n_tokens
+        total = self._seen[-1][1] if self._seen else 0
         self._seen.append((now, total + n_tokens))
         while len(self._seen) > 2 and now - self._seen[1][0] >= SECONDS:
             self._seen.popleft()

@@ -42,7 +42,7 @@ class Table(QTableWidget):
         for column, mode in enumerate((_FIXED, _STRETCH, _FIXED)):
             self.horizontalHeader().setSectionResizeMode(column, mode)
         for row in range(ALTERNATIVES):
-            for column, alignment in enumerate((_MIDDLE, _LEFT, _RIGHT)):
+            for column, alignment in enumerate((_MIDDLE, _LEFT, _MIDDLE)):
                 item = QTableWidgetItem()
                 item.setTextAlignment(alignment)
                 self.setItem(row, column, item)
@@ -96,7 +96,6 @@ class Table(QTableWidget):
 
 _FIXED, _STRETCH = QHeaderView.ResizeMode.Fixed, QHeaderView.ResizeMode.Stretch
 _MIDDLE = Qt.AlignmentFlag.AlignCenter
-_RIGHT = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight
 _LEFT = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
 
 

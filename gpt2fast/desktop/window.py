@@ -8,7 +8,7 @@ from typing import Any
 
 from PySide6.QtCore import QEvent, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QCloseEvent, QPalette, QTextCursor
-from PySide6.QtWidgets import QFrame, QLabel, QMainWindow, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QMainWindow, QVBoxLayout, QWidget
 
 from gpt2fast.desktop import dialogs, events
 from gpt2fast.desktop.controls import Controls
@@ -17,15 +17,15 @@ from gpt2fast.desktop.editor import Editor
 from gpt2fast.desktop.menus import add_menus
 from gpt2fast.desktop.offers import Offer
 from gpt2fast.desktop.pace import Pace
+from gpt2fast.desktop.panel import Panel
 from gpt2fast.desktop.preferences import Preferences
 from gpt2fast.desktop.prompt import prompt_of, reach
 from gpt2fast.desktop.sources import is_model
 from gpt2fast.desktop.status import Status
-from gpt2fast.desktop.table import Table
 from gpt2fast.desktop.writer import Writer
 
+BUNDLED = "tales"
 PAUSE = 250  # milliseconds after the last key, before the draft is counted and coloured
-HINT = "Tab \u2002three ways to go on \u2003 Ctrl+Enter \u2002write on \u2003 Esc \u2002stop"
 
 
 class Window(QMainWindow):
@@ -40,11 +40,12 @@ class Window(QMainWindow):
     def __init__(self, preferences: Preferences, **load_options: Any) -> None:
         super().__init__()
         self._preferences = preferences
-        self.editor, self.table, self.status = Editor(), Table(), Status()
+        self.editor, self.panel, self.status = Editor(), Panel(), Status()
         self.controls = Controls(preferences.settings)
         self.draft = Draft(self.editor)
         self._pace = Pace()
         self._job = 0  # the one whose events count
+        self._source = ""  # of the model that was asked for last
         self._kind = ""  # "open", "offer", "more" or "score" while it runs
         self._offers: list[Offer] = []
         self._at = QTextCursor(self.editor.document())  # where the new text goes
@@ -57,20 +58,13 @@ class Window(QMainWindow):
         self._retitle()
 
     def _lay_out(self) -> None:
-        hint = QLabel(HINT)
-        hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        hint.setEnabled(False)
-        self._panel = QStackedWidget()
-        self._panel.addWidget(hint)
-        self._panel.addWidget(self.table)
-        self._panel.setFixedHeight(self.table.height())
         page = QWidget()
         column = QVBoxLayout(page)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
         column.addWidget(self.editor, 1)
         column.addWidget(QFrame(frameShape=QFrame.Shape.HLine, frameShadow=QFrame.Shadow.Sunken))
-        column.addWidget(self._panel)
+        column.addWidget(self.panel)
         self.setCentralWidget(page)
         self.addToolBar(self.controls)
         self.setStatusBar(self.status)
@@ -86,13 +80,13 @@ class Window(QMainWindow):
         editor.wanted_more.connect(self.write_on)
         editor.stopped.connect(self.stop)
         editor.taken.connect(self.take)
-        editor.moved.connect(self.table.move_selection)
+        editor.moved.connect(self.panel.table.move_selection)
         editor.typed.connect(self._dismiss)
         editor.dropped.connect(self.open_dropped)
         editor.cursorPositionChanged.connect(self._follow_cursor)
         editor.textChanged.connect(self._pause.start)
         editor.document().modificationChanged.connect(self.setWindowModified)
-        self.table.taken.connect(self.take)
+        self.panel.table.taken.connect(self.take)
         self.draft.renamed.connect(self._retitle)
         self.status.stopped.connect(self.stop)
         controls.ask.triggered.connect(self.ask)
@@ -115,6 +109,7 @@ class Window(QMainWindow):
         """Load a model in the background."""
         if source:
             self._dismiss()
+            self._source = source
             self._begin("open", self.writer.open(source))
             self.status.loading(f"opening {Path(source).name}", 0, 0)
 
@@ -145,7 +140,7 @@ class Window(QMainWindow):
     @Slot(int)
     def take(self, row: int) -> None:
         """Put an alternative into the text; -1 is the selected one."""
-        chosen = self.table.currentRow() if row < 0 else row
+        chosen = self.panel.table.currentRow() if row < 0 else row
         if 0 <= chosen < len(self._offers):
             text = self._offers[chosen].text
             self._dismiss()
@@ -199,8 +194,8 @@ class Window(QMainWindow):
         kind, self._kind = self._kind, ""
         if kind == "open":
             self.status.loaded()
-            if self.writer.model is None:
-                self.open_model("tales")
+            if self.writer.model is None and self._source != BUNDLED:
+                self.open_model(BUNDLED)
                 return
         if kind in ("offer", "more") and self.controls.colours.isChecked():
             self._pause.start()
@@ -213,8 +208,7 @@ class Window(QMainWindow):
     def _show_offers(self, offers: list[Offer]) -> None:
         self._offers = offers
         self.editor.offering = bool(offers)
-        self.table.show_offers(offers)
-        self._panel.setCurrentIndex(1 if offers else 0)
+        self.panel.show_offers(offers)
 
     @Slot()
     def _dismiss(self) -> None:
@@ -223,7 +217,6 @@ class Window(QMainWindow):
             self._kind = ""
             self.writer.stop()
         self._show_offers([])
-        self.table.clear_offers()
 
     @Slot()
     def _follow_cursor(self) -> None:
