@@ -48,18 +48,17 @@ std::string missing(const Target& target) {
 }
 
 const Kernels& find(const std::string& name, const char* origin) {
-  std::string usable;
+  std::string usable, why = "is no target";
   for (const Target& target : kTargets) {
     const std::string reason = missing(target);
     if (target.name == name) {
       if (reason.empty()) return *target.kernels;
-      throw std::invalid_argument(std::string(origin) + " is '" + name +
-                                  "', which this machine cannot run: " + reason);
+      why = "this machine cannot run: " + reason;
     }
     if (reason.empty()) usable += (usable.empty() ? "" : ", ") + std::string(target.name);
   }
-  throw std::invalid_argument(std::string(origin) + " is '" + name +
-                              "', which is no target; usable here: " + usable);
+  throw std::invalid_argument(std::string(origin) + " is '" + name + "', which " + why +
+                              "; usable here: " + usable);
 }
 
 const Kernels& choose() {

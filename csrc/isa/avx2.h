@@ -163,7 +163,7 @@ struct Avx2 {
   GPT2FAST_INLINE I dot(I acc, const W& w, const X& x) {
     return {dot_half(acc.lo, w.lo, x), dot_half(acc.hi, w.hi, x)};
   }
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)  // clang-cl is one without the other
   GPT2FAST_INLINE F pin(F a) {
     asm("" : "+x"(a.lo), "+x"(a.hi));
     return a;

@@ -54,7 +54,7 @@ class FloatEnvironment {
 inline void relax() {
 #if defined(__x86_64__) || defined(_M_X64)
   _mm_pause();
-#elif defined(__aarch64__) && defined(__GNUC__)
+#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
   asm volatile("yield");
 #endif
 }
