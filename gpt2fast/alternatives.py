@@ -39,7 +39,7 @@ def alternatives(engine: Engine, prompt: list[int], k: int, options: Options) ->
     and their seed give alone; the first tokens of the others are drawn from the same distribution
     without those taken before (bits of sample i at their position, as for the samples of `n`), and
     when the filters keep no more, they are the likeliest of the rest. Each then goes on as sample i
-    does. Empty if the text was ended from outside before its first token. Raises ValueError for k
+    does. What was ended from outside before its first token is left out. Raises ValueError for k
     out of range, and for `n` and `forced_tokens`.
     """
     integer("k", k, 1, min(MAX_SAMPLES, engine.config.n_vocab))
@@ -63,7 +63,8 @@ def alternatives(engine: Engine, prompt: list[int], k: int, options: Options) ->
             branch = replace(options, seed=plan.seed, forced_tokens=(token,))
             i = len(writings)
             writings.append(Writing(Plan(engine, branch), prompt, sample=i, shared=shared))
-    return [_alternative(completion) for completion in complete(plan, writings, deadline)]
+    done = complete(plan, writings, core=core, deadline=deadline)
+    return [_alternative(completion) for completion in done if completion.tokens]
 
 
 def _row(plan: Plan, prompt: list[int], logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -66,10 +66,15 @@ class Engine:
         self.recent.close()
         self.packed.close()
 
-    def new_cache(self, n_tokens: int | None = None) -> _core.Cache:
-        """Return an empty cache, and make room for so many tokens; None: a whole context."""
+    def new_cache(
+        self, n_tokens: int | None = None, core: _core.Model | None = None
+    ) -> _core.Cache:
+        """Return an empty cache, and make room for so many tokens; None: a whole context.
+
+        A call that may go on after `close` gives the core that it began with.
+        """
         self.recent.make_room(self.config.n_ctx if n_tokens is None else n_tokens)
-        return self.watched(_core.Cache(self.core, self.cache_dtype))
+        return self.watched(_core.Cache(core or self.core, self.cache_dtype))
 
     def watched(self, cache: _core.Cache) -> _core.Cache:
         """Count a cache among those alive, and return it."""

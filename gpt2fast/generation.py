@@ -228,15 +228,19 @@ def room_for(n_prompt: int, plan: Plan) -> int:
 
 
 def complete(
-    plan: Plan, writings: list[Writing], deadline: float | None = None
+    plan: Plan,
+    writings: list[Writing],
+    *,
+    core: _core.Model | None = None,
+    deadline: float | None = None,
 ) -> list[Completion]:
     """Write all texts to their end, many of them together, and return them in order.
 
-    The first ones may have begun. `deadline` is on the clock of `now`; None: as the options say,
-    from now on.
+    The first ones may have begun, with this core; None: the engine's. `deadline` is on the clock of
+    `now`; None: as the options say, from now on.
     """
     deadline = plan.deadline() if deadline is None else deadline
-    core, workspace = plan.engine.core, Workspace(plan.engine.config.n_vocab)
+    core, workspace = core or plan.engine.core, Workspace(plan.engine.config.n_vocab)
     waiting = deque(enumerate(writings))
     active: dict[int, Sequence] = {}
     done: dict[int, Completion] = {}

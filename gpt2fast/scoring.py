@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from gpt2fast.engine import Engine
 from gpt2fast.prefixes import Node, common_length, tree
 from gpt2fast.ranges import flag, integer
 from gpt2fast.score import UNKNOWN, Score, exponential, pieces_of, texts_of
+
+if TYPE_CHECKING:
+    from gpt2fast.tokenizer import Tokenizer
 
 Text = str | Sequence[int] | NDArray[np.integer]
 Progress = Callable[[int, int], object]
@@ -59,8 +62,9 @@ def score(
             raise ValueError('the text to score is ""; it must have a token at least')
         before = [] if context is None else _ids(engine, context)
         requests.append(Request(start + before, tokens))
+    tokenizer = engine.tokenizer if engine.has_tokenizer else None  # the model may be closed later
     rows = score_requests(engine, requests)
-    return [_score(engine, request, found) for request, found in zip(requests, rows, strict=True)]
+    return [_score(tokenizer, *pair) for pair in zip(requests, rows, strict=True)]
 
 
 def _start(engine: Engine, bos: object) -> list[int]:
@@ -76,14 +80,13 @@ def _ids(engine: Engine, text: Text) -> list[int]:
     return [] if isinstance(text, str) and not text else engine.ids(text)
 
 
-def _score(engine: Engine, request: Request, rows: Rows) -> Score:
+def _score(tokenizer: Tokenizer | None, request: Request, rows: Rows) -> Score:
     missing = len(request.tokens) - len(rows)  # the first token without context, or none
 
     def column(name: str, unknown: float) -> NDArray[Any]:
         return np.concatenate([np.full(missing, unknown, ROW[name]), rows[name]])
 
     likeliest = column("likeliest", UNKNOWN)
-    tokenizer = engine.tokenizer if engine.has_tokenizer else None
     return Score(
         tokens=request.tokens,
         logprobs=column("logprob", np.nan),
@@ -96,20 +99,24 @@ def _score(engine: Engine, request: Request, rows: Rows) -> Score:
 
 
 def score_requests(
-    engine: Engine, requests: Sequence[Request], progress: Progress | None = None
+    engine: Engine,
+    requests: Sequence[Request],
+    progress: Progress | None = None,
+    core: _core.Model | None = None,
 ) -> list[Rows]:
     """Return the rows of each request, in order: one of ROW for each of its `targets`.
 
     The same bits as each request alone. What contexts begin with alike is processed once, so many
     requests at a time are faster than one after the other; `progress(done, total)` counts them.
-    Raises ValueError for a request without tokens or longer than n_ctx + 1, before any work.
+    `core` is the engine's, of a caller who goes on after `close`. Raises ValueError for a request
+    without tokens or longer than n_ctx + 1, before any work.
     """
     for request in requests:
         _check_length(request, engine.config.n_ctx)
     found: list[Rows] = [np.empty(0, ROW)] * len(requests)
     # What may be shared: all that is read before the first row that is wanted.
     prefixes = [request.context[:-1] for request in requests]
-    reader, done = _Reader(engine), 0
+    reader, done = _Reader(engine, core or engine.core), 0
     for batch in _batches(prefixes, requests, 2 * engine.config.n_ctx):
         for i, rows in zip(batch, reader.read(prefixes, requests, batch), strict=True):
             found[i] = rows
@@ -162,10 +169,9 @@ def _pages(n: int) -> int:
 class _Reader:
     """Reads batches of requests, and remembers what the last one began with."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._core = engine.core
-        self._cache = engine.new_cache()
+    def __init__(self, engine: Engine, core: _core.Model) -> None:
+        self._engine, self._core = engine, core
+        self._cache = engine.new_cache(core=core)
         self._known: list[int] = []  # what the cache holds
 
     def read(
@@ -183,7 +189,8 @@ class _Reader:
         wanted = [i for i in batch if requests[i].targets]
         caches = [self._fork(owners[i]) for i in wanted]
         texts = [requests[i].read[owners[i].length :] for i in wanted]
-        rows = score_spans(self._engine, caches, texts, [requests[i].targets for i in wanted])
+        targets = [requests[i].targets for i in wanted]
+        rows = score_spans(self._engine, self._core, caches, texts, targets)
         found = dict(zip(wanted, rows, strict=True))
         return [found.get(i, np.empty(0, ROW)) for i in batch]
 
@@ -224,6 +231,7 @@ class _Reader:
 
 def score_spans(
     engine: Engine,
+    core: _core.Model,
     caches: list[_core.Cache],
     tokens: list[list[int]],
     targets: list[list[int]],
@@ -234,7 +242,7 @@ def score_spans(
     """
     if not caches:
         return []
-    return engine.core.score(
+    return core.score(
         caches,
         [np.array(ids, np.int32) for ids in tokens],
         [np.array(ids, np.int32) for ids in targets],
@@ -253,9 +261,9 @@ def perplexity(
     tokens = _ids(engine, text)
     if len(tokens) < 2:
         raise ValueError(f"perplexity takes two tokens at least; the text has {len(tokens)}")
-    loss, weight, done = 0.0, 0, 0
+    core, loss, weight, done = engine.core, 0.0, 0, 0
     for window in windows(tokens, n_ctx, step):
-        [rows] = score_requests(engine, [window])
+        [rows] = score_requests(engine, [window], core=core)
         # The page weighs a window's mean by one less than its new tokens, though in all windows
         # but the first it is the mean over all of them.
         share = len(window.tokens) - 1

@@ -39,6 +39,7 @@ class Search(ABC):
         """Check that the texts fit; allocate nothing yet. Raises ValueError."""
         self.plan, self._prompt = plan, prompt
         self._room = room_for(len(prompt), plan)
+        self._core = plan.engine.core
         self._stop_tokens = np.array(sorted(plan.stop_tokens), np.int32)
 
     @abstractmethod
@@ -65,7 +66,7 @@ class Search(ABC):
             np.array(self._prompt, np.int32),
             len(self._prompt),
             self._room,
-            plan.engine.new_cache(),
+            plan.engine.new_cache(core=self._core),
             matching=None if plan.stops is None else Matching(plan.stops),
         )
 

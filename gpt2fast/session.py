@@ -20,6 +20,7 @@ from gpt2fast.engine import Engine
 from gpt2fast.exclusive import Exclusive
 from gpt2fast.generation import Writing, complete
 from gpt2fast.plan import Plan, window_stride
+from gpt2fast.ranges import integer
 from gpt2fast.sampling import GenerateOptions, Options
 from gpt2fast.stream import Stream
 
@@ -41,8 +42,9 @@ class Session(AsyncSession):
 
     def __init__(self, engine: Engine, overflow: str = "error", stride: int | None = None) -> None:
         """Use `Model.session`."""
-        self._stride = window_stride(Options(overflow=overflow, stride=stride), engine.config.n_ctx)
-        self._overflow: dict[str, Any] = {"overflow": overflow, "stride": stride}
+        options = Options(overflow=overflow, stride=stride)
+        self._stride = window_stride(options, engine.config.n_ctx)
+        self._overflow: dict[str, Any] = {"overflow": overflow, "stride": options.stride}
         self._engine = engine
         self._cache = engine.new_cache(0)
         self._start = 0  # the first of the tokens that the cache holds
@@ -90,7 +92,7 @@ class Session(AsyncSession):
     def _read(self, pending: list[int]) -> None:
         """Process the tokens that the cache does not hold."""
         engine = self._engine
-        engine.recent.make_room(len(self._tokens))
+        engine.recent.make_room(min(len(self._tokens), engine.config.n_ctx))
         try:
             rows = engine.core.forward(
                 [self._cache],
@@ -150,8 +152,7 @@ class Session(AsyncSession):
     def truncate(self, n_tokens: int) -> None:
         """Keep the first n_tokens. Raises ValueError if there are not so many."""
         with self._alone():
-            if not 0 <= n_tokens <= len(self._tokens):
-                raise ValueError(f"n_tokens is {n_tokens}; allowed: 0 to {len(self._tokens)}")
+            n_tokens = integer("n_tokens", n_tokens, 0, len(self._tokens))
             if n_tokens < len(self._tokens):
                 self._drop_logits(n_tokens)
                 del self._tokens[n_tokens:]
@@ -203,7 +204,8 @@ class Session(AsyncSession):
 
     def _options(self, options: GenerateOptions) -> Options:
         chosen: dict[str, Any] = {**options}
-        return Options(**(chosen if "overflow" in chosen else self._overflow | chosen))
+        mine = chosen.get("overflow", self._overflow["overflow"]) == self._overflow["overflow"]
+        return Options(**(self._overflow | chosen if mine else chosen))
 
     def _end_stream(self, writing: Writing) -> None:
         """Forget what the stream drew but did not hand out."""
@@ -217,6 +219,8 @@ class Session(AsyncSession):
     def _drop_logits(self, n_tokens: int) -> None:
         """Shorten the cache to less than n_tokens: the last is processed again when needed."""
         self._cache.truncate(min(self._cache.length, max(n_tokens - 1 - self._start, 0)))
+        if not self._cache.length:
+            self._start = 0  # it may have begun after all tokens that are left
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -145,6 +145,10 @@ def test_ends_from_outside(model: gpt2fast.Model) -> None:
     assert [one.finish_reason for one in got] == ["cancelled"] * 3
     assert all(one.tokens for one in got)
     assert model.alternatives(PROMPT, 3, deadline=1e-9) == []
+    flag.clear()  # when sixteen are written and the others wait
+    got = model.alternatives(PROMPT, 40, cancel=flag, logits_processor=stopping, ignore_eot=True)
+    assert len(got) == 16
+    assert all(one.tokens and one.finish_reason == "cancelled" for one in got)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,34 @@ def test_what_runs_goes_on_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(generation, "run", closing)
     assert model.generate([[5]] * 20, seed=1, max_new_tokens=30) == [expected] * 20
+
+
+CALLS: dict[str, Callable[[gpt2fast.Model, Any], object]] = {
+    "samples": lambda it, close: it.generate([5], n=20, seed=1, logits_processor=close),
+    "alternatives": lambda it, close: it.alternatives([5], 20, seed=1, logits_processor=close),
+    "beams": lambda it, close: it.generate(
+        [[5], [6]], num_beams=9, max_new_tokens=5, seed=1, logits_processor=close
+    ),
+    "contrastive": lambda it, close: it.generate(
+        [[5], [6]], penalty_alpha=0.5, top_k=9, max_new_tokens=5, seed=1, logits_processor=close
+    ),
+    "perplexity": lambda it, close: it.perplexity(list(range(600)), progress=close),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_of_several_parts_go_on_after_close(name: str) -> None:
+    """Catches a call that asks for the model again, in its midst, when it has been closed."""
+
+    def nothing(*_: object) -> None:
+        pass
+
+    with gpt2fast.load("tales", threads=1) as model:
+        expected = CALLS[name](model, nothing)
+    model = gpt2fast.load("tales", threads=1)
+    assert CALLS[name](model, lambda *_: model.close()) == expected
+    with pytest.raises(ValueError, match="closed"):
+        CALLS[name](model, nothing)
 
 
 def test_damaged_tokenizer_is_named(tmp_path: Path) -> None:

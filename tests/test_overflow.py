@@ -146,6 +146,56 @@ def test_sessions_move_between_windows(model: gpt2fast.Model) -> None:
     check(7)
 
 
+@pytest.mark.parametrize("n", [0, 4, 54, 55])  # the cache of 60 tokens begins at 54
+def test_back_to_before_the_window(model: gpt2fast.Model, n: int, tmp_path: Path) -> None:
+    """Catches a text cut back to what its cache began after: it could neither go on nor be read."""
+    session = model.session(overflow="stride", stride=18)
+    session.append(prompt_of(60))
+    assert session.logits.size
+    assert session._start == 54
+    session.truncate(n)
+    session.fork().save(tmp_path / "session")
+    if not n:
+        session.append([7])
+    options: dict[str, Any] = {"seed": 1, "max_new_tokens": 3, "ignore_eot": True}
+    prompt = session.tokens
+    expected = model.generate(prompt, overflow="stride", stride=18, **options)
+    stream = session.fork().stream(**options)
+    assert [chunk.token for chunk in stream] == expected.tokens
+    assert session.generate(**options) == expected
+    restored = model.restore(tmp_path / "session")
+    if not n:
+        restored.append([7])
+    assert restored.generate(**options) == expected
+
+
+def test_a_stream_closed_before_the_window(
+    model: gpt2fast.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a session that begins after its tokens, when a stream drew more than it gave."""
+    monkeypatch.setattr("gpt2fast.stream.SECONDS", 60.0)
+    session = model.session(overflow="stride")
+    session.append([5])
+    stream = session.stream(max_new_tokens=60, seed=1, ignore_eot=True)
+    next(stream)
+    next(stream)  # the second one takes all the others with it
+    assert stream._sequence.start == 48
+    stream.close()
+    expected = model.generate(session.tokens, seed=2, max_new_tokens=2)
+    assert session.generate(seed=2, max_new_tokens=2) == expected
+
+
+def test_the_stride_of_the_session(model: gpt2fast.Model) -> None:
+    """Catches another stride than the session's, because its overflow was given once more."""
+    session = model.session(overflow="stride", stride=7)
+    session.append(prompt_of(20))
+    options: dict[str, Any] = {"max_new_tokens": 20, "seed": 1, "logprobs": 0, "ignore_eot": True}
+    again = session.fork().generate(overflow="stride", **options)
+    half = session.fork().generate(overflow="stride", stride=None, **options)
+    assert half.logprobs != again.logprobs
+    assert session.generate(**options) == again
+
+
 def test_a_session_without_overflow_says_when_it_is_full(model: gpt2fast.Model) -> None:
     """Catches logits of a part of the text, given out as those of all of it."""
     session = model.session()

@@ -85,9 +85,9 @@ def test_shared_beginnings_are_read_once(model: Model, monkeypatch: pytest.Monke
         read.extend(map(len, tokens))
         begin(self, caches, tokens)
 
-    def counted_spans(engine: Any, caches: Any, tokens: list[list[int]], targets: Any) -> Any:
+    def counted_spans(engine: Any, core: Any, caches: Any, tokens: Any, targets: Any) -> Any:
         read.extend(map(len, tokens))
-        return spans(engine, caches, tokens, targets)
+        return spans(engine, core, caches, tokens, targets)
 
     monkeypatch.setattr(scoring._Reader, "_forward", counted_begin)
     monkeypatch.setattr(scoring, "score_spans", counted_spans)

@@ -135,6 +135,16 @@ def test_how_much_is_kept(model: gpt2fast.Model, read: list[int]) -> None:
     assert model._engine.recent.caches == []
 
 
+def test_a_long_session_takes_one_context() -> None:
+    """Catches texts forgotten for tokens that a session's window left behind."""
+    with gpt2fast.load("tales", threads=1, prefix_cache="4MB") as model:
+        model.generate(ids(100), max_new_tokens=2)
+        session = model.session(overflow="stride")
+        session.append(ids(2000))
+        assert session.logits.size
+        assert len(model._engine.recent.caches) == 1
+
+
 def test_what_is_not_worth_keeping(model: gpt2fast.Model) -> None:
     """Catches room taken by short texts, by each of several samples, or by one text twice."""
     model.generate(ids(14), max_new_tokens=2)

@@ -89,6 +89,14 @@ def test_a_text_that_outgrew_the_context(
         assert np.array_equal(restored.logits, session.logits)
 
 
+def test_a_stride_of_numpy(small: gpt2fast.Model, tmp_path: Path) -> None:
+    """Catches a number that the session takes and its file cannot hold."""
+    session = small.session(overflow="stride", stride=np.int64(5))  # type: ignore[arg-type]
+    session.append([5])
+    session.save(tmp_path / "session")
+    assert small.restore(tmp_path / "session")._overflow == {"overflow": "stride", "stride": 5}
+
+
 def test_the_file_is_what_is_specified(model: gpt2fast.Model, tmp_path: Path) -> None:
     """Catches a file that other readers cannot open, or that differs from SESSION.md."""
     session = story(model)
