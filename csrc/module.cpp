@@ -4,6 +4,10 @@
 #include <atomic>
 #include <thread>
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
 #include "cpu.h"
 #include "dispatch.h"
 #include "gpt2.h"
@@ -12,6 +16,7 @@ namespace gpt2fast {
 namespace {
 
 std::atomic<int> calls{0};
+thread_local int own_calls = 0;  // of them those of this thread
 std::atomic<bool> ending{false};
 
 // Runs before the interpreter is finalised, while other threads can still take the GIL: ends their
@@ -29,10 +34,15 @@ void stop_at_exit() {
 Counted::Counted() {
   ++calls;
   counted_ = !ending.load();
-  if (!counted_) --calls;
+  if (!counted_)
+    --calls;
+  else
+    ++own_calls;
 }
 Counted::~Counted() {
-  if (counted_) --calls;
+  if (!counted_) return;
+  --own_calls;
+  --calls;
 }
 Call::Call() {
   if (!*this) throw std::runtime_error("the interpreter is shutting down");
@@ -109,5 +119,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.attr("MAX_THREADS") = kMaxThreads;
   bind_kernels(m);
   bind_model(m);
+#if !defined(_WIN32)
+  // A forked child has none of the other threads: its end would wait for their calls for ever.
+  pthread_atfork(nullptr, nullptr, [] { calls = own_calls; });
+#endif
   py::module_::import("atexit").attr("register")(py::cpp_function(stop_at_exit));
 }

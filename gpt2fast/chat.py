@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast._generate import window_start
 from gpt2fast.atomic import replacing
-from gpt2fast.cli_sampling import OPTION_NAMES
+from gpt2fast.cli_sampling import STREAM_NAMES
+from gpt2fast.plan import window_stride
 from gpt2fast.sampling import Options
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 YOU, MODEL, TEXT = "you", "model", "text"  # who wrote a turn; TEXT stands before a dialogue
 LARGEST_FILE = 1 << 24  # bytes of a transcript
 FORMAT = 1
+_OVERFLOW: dict[str, Any] = {"overflow": "stride"}  # unless the options say otherwise
 _NO_SPACE_BEFORE = ".,;:!?)]}'\"\u2019\u201d"
 
 
@@ -44,8 +46,9 @@ class Chat:
         """Begin with an empty text. Raises ValueError for a bad option or name."""
         self.model = model
         self.turns: list[Turn] = []
-        self.options, self.names = checked(options), names and checked_names(names)
-        self._session = model.session(overflow="stride")
+        self.set_options(options)
+        self.names = names and checked_names(names)
+        self._session = model.session(**_OVERFLOW)
         self._replies = 0
 
     @property
@@ -55,6 +58,11 @@ class Chat:
             return "".join(turn.text for turn in self.turns)
         heads = {YOU: f"{self.names[0]}: ", MODEL: f"{self.names[1]}: ", TEXT: ""}
         return "".join(f"{heads[turn.author]}{turn.text}\n" for turn in self.turns)
+
+    def set_options(self, options: dict[str, Any]) -> None:
+        """Write with these options from now on. Raises ValueError, and changes nothing."""
+        window_stride(Options(**_OVERFLOW | checked(options)), self.model.config.n_ctx)
+        self.options = options
 
     def begin(self, text: str) -> None:
         """Put a text before the first turn."""
@@ -73,7 +81,7 @@ class Chat:
 
         Raises as `Session.stream` does, and then no turn is added.
         """
-        options = dict(self.options)
+        options = _OVERFLOW | self.options
         if options.get("seed") is not None:  # another text each time, the same in each run
             options["seed"] = (options["seed"] + self._replies) % 2**64
         prompt = self.text
@@ -134,7 +142,8 @@ class Chat:
     def budget(self) -> tuple[int, int, int]:
         """Return the tokens that are read, those there is room for, those no longer read."""
         n, n_ctx = len(self.model.tokenizer.encode(self.text)), self.model.config.n_ctx
-        dropped = window_start(n, n_ctx, max(n_ctx // 2, 1))
+        stride = window_stride(Options(**_OVERFLOW | self.options), n_ctx)
+        dropped = window_start(n, n_ctx, stride)
         return n - dropped, n_ctx, dropped
 
     def save(self, path: Path) -> None:
@@ -171,10 +180,11 @@ class Chat:
             return
         try:
             turns, names, options = transcript(json.loads(text))
+            self.set_options(options)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             what = "not JSON" if isinstance(error, json.JSONDecodeError) else error
             raise ValueError(f"{path} is no transcript of gpt2fast chat: {what}") from None
-        self.turns, self.names, self.options = turns, names, options
+        self.turns, self.names = turns, names
 
 
 def transcript(content: Any) -> tuple[list[Turn], tuple[str, str] | None, dict[str, Any]]:
@@ -199,9 +209,9 @@ def transcript(content: Any) -> tuple[list[Turn], tuple[str, str] | None, dict[s
 def checked(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options. Raises ValueError for one that is unknown or out of range."""
     for name in options:
-        if name not in OPTION_NAMES:
+        if name not in STREAM_NAMES:
             raise ValueError(f"{name} is no option of a chat")
-    Options(**options)
+    Options(**_OVERFLOW | options)
     return options
 
 

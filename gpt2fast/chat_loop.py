@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from gpt2fast import chat_terminal
-from gpt2fast.chat import Chat, checked
+from gpt2fast.chat import Chat
 from gpt2fast.chat_terminal import show, unescaped
 from gpt2fast.cli_sampling import add_sampling_options, sampling_options
 from gpt2fast.cli_terminal import PROGRAM, UsageError, note
@@ -121,7 +122,8 @@ class Loop:
                     begun = begun or bool(shown)
                     show(shown)
         except KeyboardInterrupt:
-            pass
+            if not interactive:
+                raise
         show("\n")
         dropped = self.chat.budget()[2]
         if dropped > self._dropped and not self._quiet:
@@ -142,8 +144,13 @@ class Loop:
         return f" {kept}   {options}   /help"
 
     def retry(self, _: str) -> None:
+        before = list(self.chat.turns)
         self.chat.drop_reply()
-        self.write()
+        try:
+            self.write()
+        finally:
+            if len(self.chat.turns) < len(before):  # nothing came in its place
+                self.chat.turns = before
 
     def undo(self, _: str) -> None:
         self.chat.undo()
@@ -154,13 +161,19 @@ class Loop:
         if not argument and turns:
             if not self.reader.can_edit:
                 raise UsageError("/edit needs the new TEXT here")
-            argument = self.reader.read("edit: ", chat_terminal.escaped(turns[-1].text))
+            try:
+                argument = self.reader.read("edit: ", chat_terminal.escaped(turns[-1].text))
+            except EOFError:  # leaves the words, not the chat
+                show("\n")
+                return
             self.chat.edit(unescaped(argument))
         else:
             self.chat.edit(unescaped(argument))
         self.end()
 
     def add(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/add needs a TEXT")
         self.chat.say(unescaped(argument))
 
     def show(self, _: str) -> None:
@@ -193,21 +206,21 @@ class Loop:
             rows = [f"{name} = {value!r}" for name, value in self.chat.options.items()]
             show("\n".join(rows or ["every option has its default"]) + "\n")
             return
-        name, *value = argument.replace("=", " ", 1).split(None, 1)
+        name, value = _ASSIGNMENT.fullmatch(argument).groups()  # type: ignore[union-attr]
         parser = _Quiet(add_help=False, allow_abbrev=False)
-        add_sampling_options(parser)
+        add_sampling_options(parser, searches=False)
         option = "--" + name.lstrip("-").replace("_", "-")
-        given = [f"{option}={value[0]}"] if value else [option]
+        given = [f"{option}={unescaped(value)}"] if value else [option]
         self._set(sampling_options(parser.parse_args(given)))
 
     def unset(self, argument: str) -> None:
         name = argument.lstrip("-").replace("-", "_")
         if name not in self.chat.options:
             raise UsageError(f"{argument or 'no option'} was not set; /set shows what was")
-        self.chat.options = {key: x for key, x in self.chat.options.items() if key != name}
+        self.chat.set_options({key: x for key, x in self.chat.options.items() if key != name})
 
     def _set(self, options: dict[str, Any]) -> None:
-        self.chat.options = checked(self.chat.options | options)
+        self.chat.set_options(self.chat.options | options)
 
     def help(self, _: str) -> None:
         rows = [f"/{name} {row.arguments}".ljust(24) + row.text for name, row in COMMANDS.items()]
@@ -216,6 +229,8 @@ class Loop:
 
 _HELP = r"""What you type is added to the text, and the model goes on; an empty line lets it go on.
 Ctrl-C ends its words. \n stands for a newline, // for a / at the beginning of a line."""
+
+_ASSIGNMENT = re.compile(r"([^\s=]*)\s*=?\s*(.*)", re.DOTALL)  # of /set: NAME VALUE, NAME = VALUE
 
 
 def _path(argument: str) -> Path:

@@ -28,12 +28,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--plain", action="store_true", help="do not use prompt_toolkit, which the extra chat has"
     )
     command.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
-    add_sampling_options(command)
+    add_sampling_options(command, searches=False)
 
 
 def chat(arguments: argparse.Namespace) -> int:
     """Run the loop; return the exit status."""
-    from gpt2fast.chat import Chat, checked
+    from gpt2fast.chat import Chat, checked, checked_names
     from gpt2fast.chat_loop import Loop
     from gpt2fast.chat_terminal import show
     from gpt2fast.model import load
@@ -58,6 +58,10 @@ def chat(arguments: argparse.Namespace) -> int:
         text = Chat(model, options, names)
         if arguments.file is not None:
             text.load(Path(arguments.file))
+            text.set_options(text.options | options)
+            if names is not None:
+                yours, models = text.names or names
+                text.names = checked_names((arguments.you or yours, arguments.bot or models))
         elif arguments.prompt:
             text.begin(arguments.prompt)
         loop = Loop(text, plain=arguments.plain, quiet=arguments.quiet)

@@ -59,12 +59,13 @@ def _bias(text: str) -> tuple[int, float]:
 _ids.__name__, _bias.__name__ = "token ids", "ID=AMOUNT"  # as argparse names what it refuses
 
 
-def add_sampling_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of generation to a command."""
+def add_sampling_options(command: argparse.ArgumentParser, *, searches: bool = True) -> None:
+    """Add the options of generation to a command; without searches, if it shows words at once."""
     draw = command.add_argument_group("how tokens are drawn")
     _add(draw, _DRAW)
-    search = command.add_argument_group("what texts are looked for, instead; printed at the end")
-    _add(search, _SEARCH)
+    if searches:
+        what = "what texts are looked for, instead; printed at the end"
+        _add(command.add_argument_group(what), _SEARCH)
     rules = command.add_argument_group("what tokens are preferred")
     _add(rules, _RULES)
     rules.add_argument(
@@ -110,13 +111,13 @@ def _add(group: argparse._ArgumentGroup, rows: tuple[_Row, ...]) -> None:
 _NAMES = [row[0][2:].replace("-", "_") for row in (*_DRAW, *_SEARCH, *_RULES, *_ENDS)]
 _NAMES += ["dry_breakers", "bad_tokens", "forced_tokens", "stop", "stop_tokens", "ignore_eot"]
 
-
-OPTION_NAMES = (*_NAMES, "logit_bias")
+# Of texts that are shown as they are written.
+STREAM_NAMES = {*_NAMES, "logit_bias"} - {row[0][2:].replace("-", "_") for row in _SEARCH}
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `generate` that were given."""
-    given = {name: getattr(arguments, name) for name in _NAMES}
+    given = {name: getattr(arguments, name, None) for name in _NAMES}
     options = {name: value for name, value in given.items() if value is not None}
     if arguments.logit_bias is not None:
         options["logit_bias"] = dict(arguments.logit_bias)

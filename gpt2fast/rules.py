@@ -120,12 +120,16 @@ class Processing:
     def __call__(self, n_tokens: int, row: memoryview) -> None:
         """Let them change the row of logits after the first n_tokens.
 
-        They get arrays of their own, which they may keep. Raises what they raise, and ValueError
-        for logits that cannot be drawn from.
+        They get arrays of their own, which they may keep. Raises what they raise (RuntimeError for
+        StopIteration, which would end a stream without a word, and no asyncio task ever), and
+        ValueError for logits that cannot be drawn from.
         """
         logits = np.array(row)
         for processor in self._processors:
-            result = processor(self._tokens[:n_tokens].copy(), logits)
+            try:
+                result = processor(self._tokens[:n_tokens].copy(), logits)
+            except StopIteration as error:
+                raise RuntimeError("logits_processor raised StopIteration") from error
             logits = _checked(logits if result is None else result, logits.size)
         np.asarray(row)[:] = logits
 

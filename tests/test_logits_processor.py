@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -172,3 +173,20 @@ def test_a_flag_set_by_one_ends_the_text(model: gpt2fast.Model) -> None:
     done = model.generate(PROMPT, logits_processor=cancel, cancel=flag, max_new_tokens=50)
     assert done.finish_reason == "cancelled"
     assert len(done.tokens) == 5
+
+
+def test_stop_iteration(model: gpt2fast.Model) -> None:
+    """Catches a stream that ends as if it were over, and a task that waits for ever."""
+
+    def fails(*_: object) -> None:
+        raise StopIteration
+
+    options: dict[str, Any] = {"logits_processor": fails, "max_new_tokens": 3}
+    with pytest.raises(RuntimeError, match="logits_processor raised StopIteration"):
+        next(model.stream(PROMPT, **options))
+
+    async def wait() -> None:
+        await asyncio.wait_for(model.agenerate(PROMPT, **options), 20)
+
+    with pytest.raises(RuntimeError, match="logits_processor raised StopIteration"):
+        asyncio.run(wait())

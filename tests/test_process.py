@@ -37,6 +37,20 @@ for _ in range(3):
 time.sleep(0.2)
 """
 
+FORKED = """
+import os, signal, threading, time, gpt2fast
+model = gpt2fast.load(threads=2)
+def work():
+    while True:
+        model.logits([5] * 512)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+if child := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    signal.alarm(20)
+"""
+
 HANDLER = """
 import signal, gpt2fast
 model = gpt2fast.load(threads=2)
@@ -80,6 +94,13 @@ def test_exit_while_threads_try_again(call: str) -> None:
     """Catches an exit that waits for ever, or aborts, as calls go on to come after it began."""
     ended = run(AGAIN.format(call=call))
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_ends() -> None:
+    """Catches a child whose end waits for a call of a thread that it does not have."""
+    ended = run(FORKED)
+    assert (ended.returncode, ended.stdout) == (0, "0\n"), ended.stderr
 
 
 def test_signal_handler_uses_the_model() -> None:
