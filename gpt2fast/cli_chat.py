@@ -18,7 +18,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "text, and in a dialogue it plays the other part."
     )
     command.add_argument("--prompt", metavar="TEXT", help="what the text begins with")
-    command.add_argument("--file", metavar="F", help="a text, or a saved transcript, to go on with")
+    command.add_argument(
+        "--file",
+        metavar="F",
+        help="a text, or a saved transcript, to go on with; options given here go before its own",
+    )
     command.add_argument(
         "--dialogue", action="store_true", help="take turns: your lines, the model's lines"
     )
