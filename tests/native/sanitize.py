@@ -29,7 +29,7 @@ def main() -> None:
             for dtype in ("float32", "float16", "int8"):
                 packed = pack_model(ODD, tensors, dtype)
                 files = manifest.write(
-                    folder, ODD, dtype, packed, tokens, threads=THREADS, chunk=64
+                    folder, ODD, dtype, packed, tokens, threads=THREADS, chunk=200
                 )
                 # Without randomised addresses, where the thread sanitizer finds its shadow taken.
                 command = ["setarch", "-R", str(program), *map(str, files)]
