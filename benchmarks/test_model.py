@@ -41,7 +41,7 @@ def test_batch(measure: Measure, subject: Subject, threads: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, PROMPT], ids=["last", "all"])
 def test_prompt(measure: Measure, subject: Subject, rows: int, threads: int) -> None:
-    """512 tokens on an empty cache; logits of the last one, or of all as scoring needs them."""
+    """512 tokens on an empty cache; logits of the last one, or of all."""
     cache, tokens = subject.new_cache(), subject.tokens(PROMPT)
     logits: list[NDArray[np.float32]] = []
 
@@ -52,6 +52,22 @@ def test_prompt(measure: Measure, subject: Subject, rows: int, threads: int) -> 
     work = subject.work(PROMPT, rows)
     measure(prompt, work, threads=threads, per_call=PROMPT, unit="tokens/s", path=subject.path)
     assert np.array_equal(logits[0][-1:], reread(subject, cache, tokens))
+
+
+def test_score(measure: Measure, subject: Subject, threads: int) -> None:
+    """512 tokens on an empty cache; how likely each next one is."""
+    cache, tokens = subject.new_cache(), subject.tokens(PROMPT)
+    targets = np.roll(tokens, -1)
+    scores: list[NDArray[np.void]] = []
+
+    def score() -> None:
+        cache.truncate(0)
+        scores[:] = subject.core.score([cache], [tokens], [targets], prompt_threads=threads)
+
+    work = subject.work(PROMPT, PROMPT)
+    measure(score, work, threads=threads, per_call=PROMPT, unit="tokens/s", path=subject.path)
+    last = _core.score(reread(subject, cache, tokens)[0], int(targets[-1]))
+    assert scores[0][-1].item() == last
 
 
 def test_generate(measure: Measure, subject: Subject, threads: int) -> None:

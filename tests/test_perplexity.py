@@ -12,6 +12,7 @@ import pytest
 
 import gpt2fast
 from gpt2fast.model import Model
+from gpt2fast.scoring import Request, windows
 
 N_TOKENS = 1100  # of WikiText-2: some windows of 512, the last one short
 
@@ -69,6 +70,18 @@ def test_recipe_of_huggingface(model: Model, oracle: Any, tokens: list[int], str
     """Catches windows, weights or first tokens that are not those of the page."""
     want = huggingface_perplexity(oracle, tokens, stride)
     assert model.perplexity(tokens, stride=stride) == pytest.approx(want, rel=1e-4)
+
+
+def test_windows() -> None:
+    """Catches a window that begins or ends elsewhere, and a token that is scored twice or never."""
+    tokens = [*range(10, 21)]
+    assert list(windows(tokens, 6, 4)) == [
+        Request([], tokens[:6]),
+        Request(tokens[4:6], tokens[6:10]),
+        Request(tokens[8:10], tokens[10:]),
+    ]
+    assert list(windows(tokens, 6, 6)) == [Request([], tokens[:6]), Request([], tokens[6:])]
+    assert list(windows(tokens, 11, 2)) == [Request([], tokens)]
 
 
 def test_short_text_has_the_perplexity_of_its_score(model: Model, tokens: list[int]) -> None:

@@ -113,6 +113,15 @@ def test_tree() -> None:
         assert len({tuple(prefixes[i][: node.length]) for i in below}) == 1
 
 
+def test_short_beginnings_are_not_shared() -> None:
+    """Catches a cache that is copied for less than reading its tokens again costs."""
+    for n, length in ((LEAST - 1, 0), (LEAST, LEAST)):
+        prefixes = [[*range(n), 1000, *range(50)], [*range(n), 2000, *range(50)]]
+        root = tree(prefixes, [0, 1])
+        assert (root.length, root.texts, root.children) == (length, [0, 1], [])
+    assert tree([[*range(100)]], [0]).length == 0  # alone, with its text in one piece
+
+
 def test_contexts_that_grow_by_a_token(model: Model) -> None:
     """Catches recursion as deep as the context is long."""
     tokens = Draws()(90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,14 @@ def test_greedy_text_has_rank_0(model: Model) -> None:
     assert score.is_greedy and not score.ranks.any()
     assert score.likeliest.tolist() == done.tokens
     assert not model.score([done.tokens[0], 7], context=CONTEXT).is_greedy
+
+
+def test_second_likeliest_is_not_greedy(model: Model) -> None:
+    """Catches a text that is told as greedy though one token has rank 1."""
+    score = model.score([1, 2, 3])
+    for ranks, greedy in (([-1, 0, 0], True), ([-1, 0, 1], False), ([1, 0, 0], False)):
+        changed = dataclasses.replace(score, ranks=np.array(ranks, np.int32))
+        assert changed.is_greedy == greedy
 
 
 def test_one_token(model: Model) -> None:

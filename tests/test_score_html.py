@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -68,6 +69,15 @@ def test_text_is_shown_and_nothing_else(model: Model) -> None:
     assert "".join(shown.texts).replace("↵", "") == HOSTILE
     assert set(shown.names) == {"div", "span"}
     assert shown.names.count("span") == len(shown.texts) + 4  # and the legend
+
+
+def test_numbers_are_escaped(model: Model) -> None:
+    """Catches a likeliest token that closes the attribute it stands in."""
+    found = model.score("A zygote")
+    score = dataclasses.replace(found, likeliest_pieces=['"><b>\n'] * len(found.tokens))
+    shown = Reader(fragment(score))
+    assert set(shown.names) == {"div", "span"}
+    assert shown.titles[-1].endswith(f"likeliest {score.likeliest[-1]} '\"><b>\\n'")
 
 
 def test_title_is_escaped(model: Model) -> None:
