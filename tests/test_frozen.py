@@ -63,6 +63,7 @@ def freeze(tmp_path_factory: pytest.TempPathFactory) -> Freeze:
         folder.joinpath("writer.py").write_text(program)
         command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN"]
         command += [f"--{kind}", "--exclude-module=torch", "writer.py"]
+        command += ["--paths", str(Path(gpt2fast.__file__).parents[1])]  # also if it is editable
         environment = {**os.environ, "PYINSTALLER_CONFIG_DIR": str(folder / "settings")}
         run = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
