@@ -160,7 +160,7 @@ def picture(path: str, model: str, *, dark: bool) -> None:
     window.editor.insertPlainText(STORY)
     window.controls.colours.setChecked(True)
     wait(window)
-    with mock.patch("gpt2fast.plan.fresh_seed", return_value=SEED):
+    with mock.patch("gpt2fast.generation.plan.fresh_seed", return_value=SEED):
         press(window, Key.Key_Tab)
         wait(window)
     wait(window, 2)  # the colours come last

@@ -16,7 +16,7 @@ import tokenizers
 
 import gpt2fast
 from gpt2fast.tokenizer import Tokenizer
-from gpt2fast.tokenizer_files import GPT2_PATTERNS
+from gpt2fast.tokenizer.files import GPT2_PATTERNS
 
 ROUNDS = 9
 

@@ -3,10 +3,11 @@
 #include <cstring>
 #include <initializer_list>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(_M_X64)
-#include <intrin.h>
+#elif defined(__aarch64__) && defined(_WIN32)
+// Of processthreadsapi.h; the macros of windows.h are not wanted here.
+extern "C" __declspec(dllimport) int __stdcall IsProcessorFeaturePresent(unsigned long feature);
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -16,7 +17,7 @@
 namespace gpt2fast {
 namespace {
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 
 struct Leaf {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -24,26 +25,16 @@ struct Leaf {
 
 Leaf cpuid(uint32_t leaf, uint32_t sub) {
   Leaf r;
-#if defined(__GNUC__)
   __cpuid_count(leaf, sub, r.eax, r.ebx, r.ecx, r.edx);
-#else
-  int v[4];
-  __cpuidex(v, static_cast<int>(leaf), static_cast<int>(sub));
-  std::memcpy(&r, v, sizeof r);
-#endif
   return r;
 }
 
 uint64_t read_xcr0() {
-#if defined(__GNUC__)
   uint32_t low, high;
   asm volatile(".byte 0x0f, 0x01, 0xd0"
                : "=a"(low), "=d"(high)
                : "c"(0));  // xgetbv, which old assemblers lack
   return static_cast<uint64_t>(high) << 32 | low;
-#else
-  return _xgetbv(0);
-#endif
 }
 
 #endif
@@ -82,7 +73,7 @@ const char* missing_avx_vnni(const CpuFacts& f) {
 
 CpuFacts read_cpu() {
   CpuFacts f;
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   const uint32_t last = cpuid(0, 0).eax;
   if (last >= 1) f.leaf1_ecx = cpuid(1, 0).ecx;
   if (last >= 7) {
@@ -105,6 +96,9 @@ CpuFacts read_cpu() {
   };
   f.dotprod = flag("hw.optional.arm.FEAT_DotProd");
   f.i8mm = flag("hw.optional.arm.FEAT_I8MM");
+#elif defined(_WIN32)
+  f.dotprod = IsProcessorFeaturePresent(43) != 0;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+  f.i8mm = IsProcessorFeaturePresent(66) != 0;     // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
 #endif
 #endif
   return f;

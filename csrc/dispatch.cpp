@@ -6,7 +6,7 @@
 
 #include "cpu.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #define GPT2FAST_X86(table) &table
 #define GPT2FAST_ARM(table) nullptr
 extern const gpt2fast::Kernels gpt2fast_target_avx512_vnni, gpt2fast_target_avx_vnni,

@@ -10,7 +10,7 @@
 namespace gpt2fast {
 namespace {
 
-constexpr size_t kLine = 64, kHuge = size_t{2} << 20;
+[[maybe_unused]] constexpr size_t kLine = 64, kHuge = size_t{2} << 20;
 
 uint8_t* align(void* p, size_t to) {
   return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(p) + to - 1) / to * to);

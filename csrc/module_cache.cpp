@@ -55,7 +55,9 @@ void write_layers(KvCache& self, int n, const py::iterable& layers) {
   const Call call;  // the iterator is Python's
   const Use use(self);
   if (self.length()) reject("the cache holds positions already; only an empty one can be written");
-  if (n < 0) reject("n is " + std::to_string(n) + "; allowed are 0 and more");
+  constexpr int kMost = 1 << 24;  // far above any context
+  if (n < 0 || n > kMost)
+    reject("n is " + std::to_string(n) + "; allowed are 0 to " + std::to_string(kMost));
   self.reserve(n);
   int layer = 0;
   for (const py::handle item : layers) {

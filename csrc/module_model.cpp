@@ -78,7 +78,7 @@ int poll_signals(void*) {
   return PyErr_CheckSignals();
 }
 
-void raise_for(gpt2fast_status status) {
+void raise_for(gpt2fast_status status, const gpt2fast_control& control) {
   switch (status) {
     case GPT2FAST_OK:
       return;
@@ -90,6 +90,11 @@ void raise_for(gpt2fast_status status) {
     case GPT2FAST_OUT_OF_MEMORY:
       throw std::bad_alloc();
     case GPT2FAST_CANCELLED:
+      if (control.cancel && *control.cancel) {
+        const auto futures = py::module_::import("concurrent.futures");
+        PyErr_SetString(futures.attr("CancelledError").ptr(), "cancelled by its flag");
+        throw py::error_already_set();
+      }
       throw std::runtime_error("the interpreter is shutting down");
     case GPT2FAST_NO_THREAD:
       throw std::runtime_error("the system refuses to start another thread");
@@ -100,7 +105,8 @@ void raise_for(gpt2fast_status status) {
   }
 }
 
-gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
+// `cancel` is a CancelFlag's capsule, or None.
+gpt2fast_control control_for(int threads, int prompt_threads, int chunk, const py::object& cancel) {
   if (chunk < 0)
     reject("chunk is " + std::to_string(chunk) + "; allowed are 0 (512 tokens) and more");
   check_threads(threads);
@@ -109,6 +115,11 @@ gpt2fast_control control_for(int threads, int prompt_threads, int chunk) {
   control.threads = threads;
   control.prompt_threads = prompt_threads;
   control.chunk = chunk;
+  if (!cancel.is_none()) {
+    control.cancel =
+        static_cast<const int32_t*>(PyCapsule_GetPointer(cancel.ptr(), "gpt2fast.cancel"));
+    if (!control.cancel) throw py::error_already_set();
+  }
   const auto self = PyThread_get_thread_ident();
   if (py::cast<unsigned long>(
           py::module_::import("threading").attr("main_thread")().attr("ident")) == self)
@@ -147,16 +158,16 @@ struct Spans {
       status =
           forward(m.model, spans.data(), static_cast<int>(spans.size()), control, nullptr, scores);
     }
-    raise_for(status);
+    raise_for(status, control);
   }
 };
 
 std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& caches,
                                   const std::vector<py::array>& tokens,
                                   const std::vector<int>& rows, int threads, int prompt_threads,
-                                  int chunk) {
+                                  int chunk, const py::object& cancel) {
   const Call call;  // control_for() runs Python code, in which the GIL may change hands
-  const gpt2fast_control control = control_for(threads, prompt_threads, chunk);
+  const gpt2fast_control control = control_for(threads, prompt_threads, chunk, cancel);
   Spans all(m, caches, tokens, rows);
   std::vector<Floats> logits;
   for (gpt2fast_span& span : all.spans) {
@@ -171,9 +182,10 @@ std::vector<Floats> forward_spans(PyModel& m, const std::vector<KvCache*>& cache
 std::vector<py::array_t<TokenScore>> score_spans(PyModel& m, const std::vector<KvCache*>& caches,
                                                  const std::vector<py::array>& tokens,
                                                  const std::vector<py::array>& targets, int threads,
-                                                 int prompt_threads, int chunk) {
+                                                 int prompt_threads, int chunk,
+                                                 const py::object& cancel) {
   const Call call;
-  const gpt2fast_control control = control_for(threads, prompt_threads, chunk);
+  const gpt2fast_control control = control_for(threads, prompt_threads, chunk, cancel);
   std::vector<std::vector<int32_t>> wanted;
   std::vector<int> n_rows;
   std::vector<py::array_t<TokenScore>> scores;
@@ -190,7 +202,7 @@ std::vector<py::array_t<TokenScore>> score_spans(PyModel& m, const std::vector<K
 
 Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads) {
   const Call call;
-  const gpt2fast_control control = control_for(threads, threads, 0);
+  const gpt2fast_control control = control_for(threads, threads, 0, py::none());
   const std::vector<int32_t> ids = checked_tokens(m, tokens, 0);
   const Config& c = m.model.config;
   Floats hidden(
@@ -208,7 +220,7 @@ Floats hidden_states(PyModel& m, const py::array& tokens, bool f16, int threads)
     const Released released;
     status = forward(m.model, &span, 1, control, to);
   }
-  raise_for(status);
+  raise_for(status, control);
   return hidden;
 }
 
@@ -275,10 +287,10 @@ void bind_model(py::module_& m) {
                              [](const PyModel& self) { return dtype_name(self.model.dtype); })
       .def("forward", &forward_spans, py::arg("caches"), py::arg("tokens"), py::arg("rows"),
            py::kw_only(), py::arg("threads") = 1, py::arg("prompt_threads") = 1,
-           py::arg("chunk") = 0)
+           py::arg("chunk") = 0, py::arg("cancel") = py::none())
       .def("score", &score_spans, py::arg("caches"), py::arg("tokens"), py::arg("targets"),
            py::kw_only(), py::arg("threads") = 1, py::arg("prompt_threads") = 1,
-           py::arg("chunk") = 0)
+           py::arg("chunk") = 0, py::arg("cancel") = py::none())
       .def(
           "hidden_states",
           [](PyModel& self, const py::array& tokens, int threads, const std::string& cache_dtype) {

@@ -73,7 +73,8 @@ struct Mapping {
 
 }  // namespace
 
-Roofs measure_roofs(int threads, size_t bytes, const std::string& path, int rounds) {
+Roofs measure_roofs(int threads, size_t bytes, [[maybe_unused]] const std::string& path,
+                    int rounds) {
   Roofs roofs{};
   std::vector<uint8_t> memory(bytes, 1);
   const Kernels& k = active();

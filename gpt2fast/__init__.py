@@ -5,20 +5,18 @@
 >>> text = model.generate("Once upon a time", max_new_tokens=20).text
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpt2fast._generate import CancelFlag
-    from gpt2fast.alternatives import Alternative
     from gpt2fast.completion import Chunk, Completion
     from gpt2fast.config import CheckpointError, Config
-    from gpt2fast.convert import convert
+    from gpt2fast.conversion.convert import convert
+    from gpt2fast.generation.alternatives import Alternative
     from gpt2fast.model import Model, load
     from gpt2fast.resources import Estimate, estimate
-    from gpt2fast.score import Score
+    from gpt2fast.scoring.score import Score
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,7 +36,7 @@ __all__ = [
 
 # Looked up on first use, so that `import gpt2fast` loads neither NumPy nor the core.
 _HOMES = {
-    "Alternative": "alternatives",
+    "Alternative": "generation.alternatives",
     "CancelFlag": "_generate",
     "CheckpointError": "config",
     "Chunk": "completion",
@@ -46,8 +44,8 @@ _HOMES = {
     "Config": "config",
     "Estimate": "resources",
     "Model": "model",
-    "Score": "score",
-    "convert": "convert",
+    "Score": "scoring.score",
+    "convert": "conversion.convert",
     "estimate": "resources",
     "load": "model",
 }
@@ -65,14 +63,3 @@ if not TYPE_CHECKING:  # or type checkers would believe every name to be there
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
-
-
-class _Package(ModuleType):
-    """Keeps `gpt2fast.convert` the function when the submodule of that name is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "convert" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

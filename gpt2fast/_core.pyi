@@ -39,6 +39,7 @@ class Model:
         threads: int = 1,
         prompt_threads: int = 1,
         chunk: int = 0,
+        cancel: object = None,
     ) -> list[_Floats]: ...
     def score(
         self,
@@ -49,6 +50,7 @@ class Model:
         threads: int = 1,
         prompt_threads: int = 1,
         chunk: int = 0,
+        cancel: object = None,
     ) -> list[NDArray[np.void]]: ...
     def hidden_states(
         self, tokens: NDArray[np.int32], threads: int = 1, cache_dtype: str = "float16"

@@ -35,7 +35,10 @@ cdef struct State:
 
 
 cdef class CancelFlag:
-    """A flag that ends generation from any thread: pass it as `cancel=`, then call `set()`."""
+    """A flag that ends a call from any thread: pass it as `cancel=`, then call `set()`.
+
+    A text that is being written ends as it is, scoring raises concurrent.futures.CancelledError.
+    """
 
     cdef int32_t value
     cdef list followers                  # weak references to flags that are set with this one
@@ -45,7 +48,7 @@ cdef class CancelFlag:
         self.followers = []
 
     def set(self) -> None:
-        """End every generation that was given this flag, within one token."""
+        """End every call that was given this flag, within one token."""
         self.value = 1
         for reference in list(self.followers):
             flag = reference()
@@ -58,6 +61,10 @@ cdef class CancelFlag:
         self.followers.append(weakref.ref(flag, self.followers.remove))
         flag.value = self.value          # read after it was told of later ones
         return flag
+
+    def capsule(self) -> object:
+        """Return what the core reads; good for as long as the flag is alive."""
+        return PyCapsule_New(&self.value, "gpt2fast.cancel", NULL)
 
     def clear(self) -> None:
         """Allow the flag to be used again."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Exclusive:
-    """A lock for `with` that never waits: RuntimeError, saying what is busy, if it is taken.
+    """A lock that never waits: RuntimeError, saying what is busy, if it is taken.
 
     Waiting could be for ever: the holder may be the call that a signal handler interrupted.
     """
@@ -15,17 +17,19 @@ class Exclusive:
         self._lock = threading.Lock()
         self._busy = busy
 
-    def acquire(self) -> None:
-        """Take the lock, or raise RuntimeError."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(self._busy)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for the block, which may end in any thread.
 
-    def release(self) -> None:
-        """Give the lock back, from any thread."""
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+        An interrupt at whatever moment leaves it free, at the latest when its traceback is.
+        """
+        taken: list[bool] = []
+        try:
+            # Taken and noted in one call of C: no signal handler comes between the two.
+            taken.extend(map(self._lock.acquire, (False,)))
+            if taken == [False]:
+                raise RuntimeError(self._busy)
+            yield
+        finally:
+            if taken == [True]:
+                self._lock.release()

@@ -21,11 +21,11 @@ from gpt2fast.cache import (
 from gpt2fast.checkpoints import Checkpoint, open_checkpoint
 from gpt2fast.checkpoints.packed import PackedModel, open_packed
 from gpt2fast.config import CheckpointError
-from gpt2fast.convert import write_packed
+from gpt2fast.conversion.convert import write_packed
+from gpt2fast.conversion.packing import Packing, check_dtype, pack
 from gpt2fast.hub import Access
 from gpt2fast.locks import exclusive
 from gpt2fast.memory import Limit
-from gpt2fast.packing import Packing, check_dtype, pack
 from gpt2fast.progress import Progress, announce
 from gpt2fast.sources import (
     Source,

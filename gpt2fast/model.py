@@ -9,22 +9,23 @@ from typing import Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast import scoring, search
-from gpt2fast.alternatives import Alternative, alternatives
+from gpt2fast import scoring
+from gpt2fast._generate import CancelFlag
 from gpt2fast.asynchronous import AsyncModel
-from gpt2fast.beams import BeamSearch
 from gpt2fast.completion import Completion
-from gpt2fast.contrastive import ContrastiveSearch
 from gpt2fast.engine import check_ids
-from gpt2fast.generation import SharedPrompt, Writing, complete
+from gpt2fast.generation import SharedPrompt, Writing, complete, search
+from gpt2fast.generation.alternatives import Alternative, alternatives
+from gpt2fast.generation.beams import BeamSearch
+from gpt2fast.generation.contrastive import ContrastiveSearch
+from gpt2fast.generation.plan import Plan
 from gpt2fast.hub import Access
 from gpt2fast.loaded import Loaded
 from gpt2fast.loading import load_packed
 from gpt2fast.memory import Limit, check_cache_dtype, parse_size
-from gpt2fast.plan import Plan
 from gpt2fast.ranges import integer
 from gpt2fast.sampling import GenerateOptions, Options
-from gpt2fast.score import Score
+from gpt2fast.scoring.score import Score
 from gpt2fast.session import Session
 from gpt2fast.stream import Stream
 from gpt2fast.threads import MAX_THREADS, thread_count
@@ -256,6 +257,7 @@ class Model(Loaded, AsyncModel):
         *,
         context: str | Sequence[int] | NDArray[np.integer] = "",
         bos: bool = False,
+        cancel: CancelFlag | None = None,
     ) -> Score: ...
     @overload
     def score(
@@ -264,6 +266,7 @@ class Model(Loaded, AsyncModel):
         *,
         context: Prompt | list[str] | list[list[int]] = "",
         bos: bool = False,
+        cancel: CancelFlag | None = None,
     ) -> list[Score]: ...
     def score(
         self,
@@ -271,6 +274,7 @@ class Model(Loaded, AsyncModel):
         *,
         context: Prompt | list[str] | list[list[int]] = "",
         bos: bool = False,
+        cancel: CancelFlag | None = None,
     ) -> Score | list[Score]:
         """Return how likely each token of a text is, or of each of a list of texts.
 
@@ -281,7 +285,8 @@ class Model(Loaded, AsyncModel):
         their contexts begin with alike once, and each has the score of the text alone.
 
         Raises ValueError for a text without tokens, and for one that has, with its context, more
-        than n_ctx + 1: `perplexity` takes those.
+        than n_ctx + 1: `perplexity` takes those. `cancel` is a flag by which any thread can end
+        the call, which then raises concurrent.futures.CancelledError.
 
         >>> import gpt2fast
         >>> score = gpt2fast.load().score(" time", context="Once upon a")
@@ -295,7 +300,7 @@ class Model(Loaded, AsyncModel):
             raise ValueError(
                 f"context is a list of {len(contexts)}; allowed: one, or a list of {len(several)}"
             )
-        scores = scoring.score(self._engine, several, contexts, bos)  # type: ignore[arg-type]
+        scores = scoring.score(self._engine, several, contexts, bos, cancel)  # type: ignore[arg-type]
         return scores[0] if texts is None else scores
 
     def perplexity(
@@ -304,6 +309,7 @@ class Model(Loaded, AsyncModel):
         *,
         stride: int | None = None,
         progress: Callable[[int, int], object] | None = None,
+        cancel: CancelFlag | None = None,
     ) -> float:
         """Return the perplexity of a text of any length, text or token ids.
 
@@ -313,9 +319,12 @@ class Model(Loaded, AsyncModel):
         fixed-length models" computes it in 2025: a window's mean is weighted by one less than its
         new tokens. `progress(done, total)` is told the tokens.
 
-        Raises ValueError for a text of less than two tokens, and a stride out of range.
+        Raises ValueError for a text of less than two tokens, and a stride out of range;
+        concurrent.futures.CancelledError if `cancel` is set meanwhile.
         """
-        return scoring.perplexity(self._engine, text, stride=stride, progress=progress)
+        return scoring.perplexity(
+            self._engine, text, stride=stride, progress=progress, cancel=cancel
+        )
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer]) -> list[int]:
         ids = check_ids(tokens, self.config.n_vocab)

@@ -6,6 +6,8 @@ import math
 import operator
 from collections.abc import Sequence
 
+from gpt2fast._generate import CancelFlag
+
 MAX_INT = 2**31 - 1
 
 
@@ -70,6 +72,12 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise out_of_range(name, value, "True or False")
     return value
+
+
+def cancel_flag(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a CancelFlag or None."""
+    if value is not None and not isinstance(value, CancelFlag):
+        raise out_of_range(name, value, "a gpt2fast.CancelFlag, or None")
 
 
 def strings(name: str, value: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt2fast.cache import cache_directory, cache_path
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.packed import open_packed
+from gpt2fast.conversion.packing import Packing, check_dtype
 from gpt2fast.hub import Access, HubModel
 from gpt2fast.memory import (
     PAGE,
@@ -16,7 +17,6 @@ from gpt2fast.memory import (
     default_cache_dtype,
     workspace_bytes,
 )
-from gpt2fast.packing import Packing, check_dtype
 from gpt2fast.ranges import integer
 from gpt2fast.sources import Source, download, is_packed, local_path, on_hub, open_downloaded
 from gpt2fast.threads import thread_count

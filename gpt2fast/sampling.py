@@ -283,8 +283,7 @@ class Options:
             self._set("deadline", ranges.number("deadline", self.deadline))
             if not self.deadline > 0:
                 raise out_of_range("deadline", self.deadline, "seconds above 0, or None")
-        if self.cancel is not None and not isinstance(self.cancel, CancelFlag):
-            raise out_of_range("cancel", self.cancel, "a gpt2fast.CancelFlag, or None")
+        ranges.cancel_flag("cancel", self.cancel)
         if self.overflow not in OVERFLOWS:
             raise out_of_range("overflow", self.overflow, ", ".join(map(repr, OVERFLOWS)))
         if self.stride is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,7 +20,7 @@ from gpt2fast.config import CheckpointError
 from gpt2fast.engine import Engine
 from gpt2fast.exclusive import Exclusive
 from gpt2fast.generation import Writing, complete
-from gpt2fast.plan import Plan, window_stride
+from gpt2fast.generation.plan import Plan, window_stride
 from gpt2fast.ranges import integer
 from gpt2fast.sampling import GenerateOptions, Options
 from gpt2fast.stream import Stream
@@ -140,14 +141,14 @@ class Session(AsyncSession):
         When the stream ends or is closed, the session holds the tokens that were handed out.
         """
         chosen = self._options(options)
-        self._busy.acquire()
-        try:
-            self._settle()
+        alone = ExitStack()  # the stream's, once there is one
+        with ExitStack() as call:
+            call.enter_context(self._alone())
             writing = self._begin(chosen)
-            return Stream(writing, self._tokens.append, lambda: self._end_stream(writing))
-        except BaseException:
-            self._busy.release()
-            raise
+            end = partial(self._end_stream, writing, alone)
+            stream = Stream(writing, self._tokens.append, end)
+            alone.push(call.pop_all())
+            return stream
 
     def truncate(self, n_tokens: int) -> None:
         """Keep the first n_tokens. Raises ValueError if there are not so many."""
@@ -172,7 +173,8 @@ class Session(AsyncSession):
         """Write the session to a file, for `Model.restore`; a file of that name is replaced.
 
         The text in it can be read by whoever can read the file. Raises OSError if it cannot be
-        written; what was there is then left as it was.
+        written, ValueError for a text of more than 16,777,216 tokens; what was there is then left
+        as it was.
         """
         with self._alone():
             state = State(self._tokens, self._start, **self._overflow)
@@ -207,14 +209,12 @@ class Session(AsyncSession):
         mine = chosen.get("overflow", self._overflow["overflow"]) == self._overflow["overflow"]
         return Options(**(self._overflow | chosen if mine else chosen))
 
-    def _end_stream(self, writing: Writing) -> None:
-        """Forget what the stream drew but did not hand out."""
-        try:
+    def _end_stream(self, writing: Writing, alone: ExitStack) -> None:
+        """Forget what the stream drew but did not hand out, and let other calls in."""
+        with alone:
             self._start = writing.start_of_cache
             if self._start + self._cache.length >= len(self._tokens):
                 self._drop_logits(len(self._tokens))
-        finally:
-            self._busy.release()
 
     def _drop_logits(self, n_tokens: int) -> None:
         """Shorten the cache to less than n_tokens: the last is processed again when needed."""
@@ -225,7 +225,7 @@ class Session(AsyncSession):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other calls out for the block. Raises RuntimeError if one is in already."""
-        with self._busy:
+        with self._busy.held():
             self._settle()
             yield
 

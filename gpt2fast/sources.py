@@ -17,7 +17,7 @@ Source = str | os.PathLike[str]
 
 BUNDLED = {"tales": "tales-int8.safetensors"}
 
-_OURS = re.compile(rb'"format"\s*:\s*"gpt2fast"')
+_OURS = re.compile(rb'"format"\s*:\s*"gpt2fast(-session)?"')
 _LONGEST_SEARCH = 16 << 20  # the header of a packed 1.5B model has 0.1 MB
 
 
@@ -33,7 +33,10 @@ def local_path(source: Source) -> Path | None:
 
 
 def is_packed(path: Path) -> bool:
-    """Tell whether a file says that gpt2fast packed it; the rest of it may be damaged."""
+    """Tell whether a file says that gpt2fast packed it; the rest of it may be damaged.
+
+    Raises CheckpointError for the file of a session.
+    """
     if not path.is_file():
         return False
     with open_regular(path) as file:
@@ -41,7 +44,10 @@ def is_packed(path: Path) -> bool:
         if start[8:] != b"{":
             return False
         length = int.from_bytes(start[:8], "little")
-        return _OURS.search(file.read(min(length, _LONGEST_SEARCH))) is not None
+        found = _OURS.search(file.read(min(length, _LONGEST_SEARCH)))
+    if found is not None and found[1]:
+        raise CheckpointError(f"{path} holds a session, not a model: model.restore() opens it")
+    return found is not None
 
 
 def on_hub(source: Source, access: Access, directory: Path) -> HubModel:
@@ -61,10 +67,10 @@ def on_hub(source: Source, access: Access, directory: Path) -> HubModel:
 
 def download(model: HubModel, access: Access, progress: Progress | None) -> Path:
     """Return the directory or file of a model of the Hub, downloaded if it is not there yet."""
-    from gpt2fast import hub_client
+    from gpt2fast.hub import client
 
     announce(progress, f"downloading {model.repo}")
-    return hub_client.download(model, access, progress)
+    return client.download(model, access, progress)
 
 
 def open_downloaded(model: HubModel, path: Path) -> Checkpoint:

@@ -47,7 +47,7 @@ class Stream(Iterator[Chunk]):
         self._closed = False
 
     def __next__(self) -> Chunk:
-        with self._alone:
+        with self._alone.held():
             if self._closed:
                 raise StopIteration
             try:
@@ -128,7 +128,7 @@ class Stream(Iterator[Chunk]):
 
         Raises RuntimeError while another thread asks for a chunk: a `CancelFlag` ends that.
         """
-        with self._alone:
+        with self._alone.held():
             self._end()
 
     def _end(self) -> None:

@@ -15,9 +15,9 @@ from checkpoint_files import hf_config, random_tensors, write_checkpoint
 import gpt2fast
 from gpt2fast import generation
 from gpt2fast._generate import Sequence, filtered, run
-from gpt2fast.alternatives import _others
 from gpt2fast.generation import Writing, complete
-from gpt2fast.plan import Plan
+from gpt2fast.generation.alternatives import _others
+from gpt2fast.generation.plan import Plan
 from gpt2fast.sampling import Options
 
 PROMPT = "Once upon a"

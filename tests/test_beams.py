@@ -13,7 +13,7 @@ import pytest
 
 import gpt2fast
 from gpt2fast._generate import CancelFlag
-from gpt2fast.branch import power
+from gpt2fast.generation.branch import power
 
 PROMPT = "Once upon a time"
 
@@ -180,6 +180,10 @@ def test_cancel_and_deadline(model: gpt2fast.Model, options: dict[str, Any]) -> 
     timer.join()
     assert some.finish_reason == "cancelled"
     assert 0 <= len(some.tokens) < 450
+    if "num_beams" in options:
+        flag.set()
+        several = model.generate(PROMPT, cancel=flag, n=3, **options)
+        assert [done.tokens for done in several] == [[]] * 3
     late = model.generate(PROMPT, deadline=1e-9, **options)
     assert (late.tokens, late.finish_reason) == ([], "deadline")
     again = model.generate(PROMPT, max_new_tokens=len(some.tokens) + 1, seed=some.seed, **options)

@@ -13,7 +13,7 @@ from loading_process import PATIENCE, names, process, wait_for
 
 from gpt2fast import cached_models, cli
 from gpt2fast.cache import Origin, cache_path, lock_path, origin_path, read_origin
-from gpt2fast.cli_terminal import megabytes
+from gpt2fast.cli.terminal import megabytes
 from gpt2fast.loading import load_packed
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,3 +68,41 @@ def test_a_long_batch_of_prompts_ends_at_once(model: gpt2fast.Model) -> None:
     assert time.monotonic() - started < 0.5
     assert {completion.finish_reason for completion in done} == {"deadline"}
     assert not any(completion.tokens for completion in done)
+
+
+def test_scoring_ends_at_once(model: gpt2fast.Model) -> None:
+    """Catches a flag that scoring does not hear, or hears late, and a model that it harms."""
+    expected = model.score(PROMPT).logprobs.tobytes()
+    flag = gpt2fast.CancelFlag()
+    timer = threading.Timer(0.02, flag.set)
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(CancelledError):
+        model.score([PROMPT[:200]] * 200, context=PROMPT[:300], cancel=flag)
+    assert 0.02 <= time.monotonic() - started < 0.5
+    timer.join()
+    with pytest.raises(CancelledError):
+        model.perplexity(PROMPT * 100, cancel=flag)
+    flag.clear()
+    assert model.score(PROMPT, cancel=flag).logprobs.tobytes() == expected
+
+
+def test_perplexity_ends_between_two_windows(model: gpt2fast.Model) -> None:
+    """Catches a long text that goes on to be read after its flag was set."""
+    flag, seen = gpt2fast.CancelFlag(), []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+        flag.set()
+
+    with pytest.raises(CancelledError):
+        model.perplexity(PROMPT * 10, progress=progress, cancel=flag)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("cancel", [True, "now", threading.Event()])
+def test_what_is_no_flag(model: gpt2fast.Model, cancel: Any) -> None:
+    """Catches a word that is taken for a flag, and never heard."""
+    for call in (model.score, model.perplexity):
+        with pytest.raises(ValueError, match=r"cancel is .*; allowed: a gpt2fast\.CancelFlag"):
+            call(PROMPT, cancel=cancel)

@@ -13,10 +13,10 @@ from unittest.mock import patch
 import pytest
 
 import gpt2fast
-from gpt2fast.chat import Chat, Turn
-from gpt2fast.chat_loop import COMMANDS
-from gpt2fast.chat_terminal import escaped, unescaped
 from gpt2fast.cli import main
+from gpt2fast.cli.chat.loop import COMMANDS
+from gpt2fast.cli.chat.state import Chat, Turn
+from gpt2fast.cli.chat.terminal import escaped, unescaped
 
 OPTIONS: Any = {"seed": 3, "max_new_tokens": 20}
 Run = Callable[..., tuple[int, str, str]]

@@ -12,10 +12,10 @@ from unittest.mock import patch
 import pytest
 
 import gpt2fast
-from gpt2fast.chat import Chat, Turn
-from gpt2fast.chat_loop import Loop
 from gpt2fast.cli import main
-from gpt2fast.cli_terminal import UsageError
+from gpt2fast.cli.chat.loop import Loop
+from gpt2fast.cli.chat.state import Chat, Turn
+from gpt2fast.cli.terminal import UsageError
 
 Run = Callable[..., tuple[int, str, str]]
 STORY = [Turn("you", "Once"), Turn("model", " upon a time")]

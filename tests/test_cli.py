@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import gpt2fast
-from gpt2fast import cli, cli_terminal
+from gpt2fast import cli
+from gpt2fast.cli.terminal import READER_GONE
 
 COMMAND = [sys.executable, "-m", "gpt2fast"]
 PROMPT = "Once upon a time"
@@ -128,7 +129,7 @@ def test_reader_that_goes_away() -> None:
     os.read(process.stdout.fileno(), 1)
     process.stdout.close()
     errors = process.stderr.read()
-    assert process.wait(timeout=20) == cli_terminal.READER_GONE
+    assert process.wait(timeout=20) == READER_GONE
     assert errors == b""
     process.stderr.close()
 

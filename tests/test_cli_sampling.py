@@ -10,7 +10,7 @@ import pytest
 
 import gpt2fast
 from gpt2fast import cli
-from gpt2fast.cli_sampling import sampling_options
+from gpt2fast.cli.sampling import sampling_options
 from gpt2fast.sampling import Options
 
 LINE = (

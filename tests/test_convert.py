@@ -17,13 +17,14 @@ from checkpoint_files import (
     write_tokenizer,
 )
 
-from gpt2fast import _core, quantization
+from gpt2fast import _core
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.packed import DTYPES, is_conv1d, is_matrix, open_packed
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert
+from gpt2fast.conversion import quantization
+from gpt2fast.conversion.convert import convert
+from gpt2fast.conversion.packing import pack
 from gpt2fast.loading import load_packed
-from gpt2fast.packing import pack
 
 CONFIG = hf_config()
 TENSORS = random_tensors(Config.from_huggingface(CONFIG).tensor_shapes())

@@ -19,7 +19,7 @@ from checkpoint_files import hf_config, random_tensors, write_checkpoint, write_
 
 from gpt2fast.checkpoints.huggingface import HuggingFaceCheckpoint
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert
+from gpt2fast.conversion.convert import convert
 from gpt2fast.loading import load_packed
 
 CONFIG = hf_config()
@@ -96,7 +96,7 @@ def test_full_disk(limit: int, source: Path, tmp_path: Path) -> None:
 
 SMALL_DISK = """
 import errno, os, shutil, sys
-from gpt2fast.convert import convert
+from gpt2fast.conversion.convert import convert
 source, disk = sys.argv[1:]
 os.makedirs(disk)
 if os.system(f"mount -t tmpfs -o size=48k none {disk}"):

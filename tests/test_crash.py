@@ -18,7 +18,8 @@ from gpt2fast.config import Config
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 KILLED = """
-import os, signal, sys, gpt2fast, gpt2fast.convert, gpt2fast.comparison, gpt2fast.passage
+import os, signal, sys, gpt2fast
+import gpt2fast.conversion.comparison, gpt2fast.conversion.convert, gpt2fast.conversion.passage
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 def convert(source, destination, point):

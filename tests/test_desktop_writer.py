@@ -6,6 +6,7 @@ import math
 import queue
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -213,6 +214,18 @@ def test_scores_of_long_text(writer: Writer, told: Told) -> None:
             start = scored.start
             cut = [units[2 * (start + s.start) : 2 * (start + s.end)] for s in scored.spans]
             assert {word.decode("utf-16-le") for word in cut[1:]} >= {"king"}
+
+
+def test_scoring_is_stopped(writer: Writer, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches colours of a large model that keep everything else waiting."""
+
+    def score(_: list[int], cancel: CancelFlag) -> None:
+        writer.stop()
+        raise CancelledError if cancel.is_set() else AssertionError
+
+    monkeypatch.setattr(writer.model, "score", score)
+    found = told.until_over(writer.score(BEGINNING, 0))
+    assert [type(event) for event in found] == [Ended]
 
 
 def test_loading_is_told_and_stopped(

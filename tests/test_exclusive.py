@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 import gpt2fast
 from gpt2fast import generation, session
 from gpt2fast._generate import Sequence, Workspace, run
-from gpt2fast.plan import Plan
+from gpt2fast.generation.plan import Plan
 from gpt2fast.sampling import Options
 
 PROMPT = [5, 6, 7]
@@ -191,3 +195,41 @@ def test_interrupt_when_the_logits_are_there(
         it.generate(max_new_tokens=5)
     it.append([4])
     assert np.array_equal(it.logits, model.logits([*PROMPT, 9, 8, 4], last_only=True))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in some __del__
+@pytest.mark.parametrize("work", ["calls", "streams"])
+def test_interrupted_at_any_moment(model: gpt2fast.Model, work: str) -> None:
+    """Catches a session that is in use for ever, when a signal came as it was taken or given."""
+    it = model.session()
+    it.append(PROMPT)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def go_on() -> None:
+        if work == "calls":
+            it.append([1])
+        else:
+            list(it.stream(max_new_tokens=2, seed=1))
+        it.truncate(3)
+
+    def send(after: float) -> None:
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        for i in range(300):
+            sender = threading.Thread(target=send, args=(2e-4 + i * 1e-6,))
+            try:
+                sender.start()
+                while sender.is_alive():
+                    go_on()
+                sender.join()
+            except KeyboardInterrupt:
+                sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert np.array_equal(it.logits, model.logits(it.tokens, last_only=True))

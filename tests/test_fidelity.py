@@ -20,11 +20,11 @@ from random_checkpoints import (
 from random_checkpoints import random_tensors as tensors_of
 
 import gpt2fast
-from gpt2fast import comparison, passage, quantization
 from gpt2fast.checkpoints.packed import DTYPES, open_packed
 from gpt2fast.checkpoints.receipt import Fidelity
 from gpt2fast.config import Config
-from gpt2fast.convert import convert
+from gpt2fast.conversion import comparison, passage, quantization
+from gpt2fast.conversion.convert import convert
 
 CONFIG = hf_config()
 TENSORS = random_tensors(Config.from_huggingface(CONFIG).tensor_shapes())

@@ -26,8 +26,8 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.gguf import GGUFCheckpoint
 from gpt2fast.checkpoints.gguf_blocks import BLOCK_TYPES, dequantize
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert
-from gpt2fast.packing import pack
+from gpt2fast.conversion.convert import convert
+from gpt2fast.conversion.packing import pack
 
 CONFIG = hf_config(n_embd=96, n_head=3, n_inner=256, n_positions=64, vocab_size=N_ROWS)
 SHAPES = Config.from_huggingface(CONFIG).tensor_shapes()

@@ -15,7 +15,7 @@ from gguf_hostile import EOS, HOSTILE, MERGES, TOKEN_LIST, array, parts, tokens_
 
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.config import CheckpointError
-from gpt2fast.packing import pack
+from gpt2fast.conversion.packing import pack
 
 
 def check_refused(path: Path, message: str) -> None:

@@ -10,7 +10,7 @@ from checkpoint_files import byte_level_vocabulary, write_tokenizer
 from gguf_files import N_ROWS, integers, small_file, strings, tokenizer_metadata
 
 from gpt2fast.checkpoints import open_checkpoint
-from gpt2fast.packing import pack
+from gpt2fast.conversion.packing import pack
 from gpt2fast.tokenizer import Tokenizer
 
 TEXTS = ["", "Hello, world", " \n\t caf\u00e9 \u4e2d\u6587 \U0001f600", "a<|endoftext|>b", '!!"! 9']

@@ -17,9 +17,9 @@ from hub_server import NEEDED, README, REPO, Hub
 import gpt2fast
 from gpt2fast import cli
 from gpt2fast.cached_models import cached_models
-from gpt2fast.cli_terminal import ProgressLine
+from gpt2fast.cli.terminal import ProgressLine
 from gpt2fast.config import CheckpointError
-from gpt2fast.convert import convert
+from gpt2fast.conversion.convert import convert
 from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
 

@@ -112,8 +112,9 @@ def test_bad_numbers(model: _core.Model) -> None:
             cache.read(layer)
     with pytest.raises(ValueError, match="only an empty one"):
         cache.write(5, [cache.read(0)] * 2)
-    with pytest.raises(ValueError, match="n is -1"):
-        _core.Cache(model).write(-1, [])
+    for n in (-1, 2**31 - 1):
+        with pytest.raises(ValueError, match=f"n is {n}; allowed are 0 to 16777216"):
+            _core.Cache(model).write(n, [])
 
 
 def test_read_while_writing(model: _core.Model) -> None:

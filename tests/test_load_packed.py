@@ -13,7 +13,7 @@ from checkpoint_files import hf_config, random_tensors, write_checkpoint, write_
 from gpt2fast import loading
 from gpt2fast.cache import cache_directory
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert
+from gpt2fast.conversion.convert import convert
 from gpt2fast.hub import Access
 from gpt2fast.loading import load_packed
 from gpt2fast.sources import is_packed

@@ -12,7 +12,7 @@ from test_sampling import exact
 import gpt2fast
 from gpt2fast import _core, _generate
 from gpt2fast.generation import Writing
-from gpt2fast.plan import Plan
+from gpt2fast.generation.plan import Plan
 from gpt2fast.sampling import Options
 
 LOG_2 = 0.6931471805599453

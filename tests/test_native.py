@@ -1,12 +1,15 @@
 """csrc without Python: the native checker's logits have the hash of _core's, from gcc and clang, on
-old CPUs and other ones under qemu.
+old CPUs and other ones under qemu, with musl, and on Windows under wine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from reference_formats import pack_model
 from gpt2fast import _core
 
 X86, ARM = "x86_64-linux-gnu-g++", "aarch64-linux-gnu-g++"
+ZIG = shlex.join([sys.executable, "-m", "ziglang", "c++", "-target", ""]).removesuffix("''")
 ARM_TARGETS = ("neon_i8mm", "neon_dotprod", "neon", "scalar")
 # Name of the machine -> (compiler, emulator, targets that run there; none: those of this machine).
 MACHINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -29,6 +33,9 @@ MACHINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "haswell": (X86, "qemu-x86_64 -cpu Haswell", ("avx2", "scalar")),
     "cortex-a72": (ARM, "qemu-aarch64 -cpu cortex-a72", ARM_TARGETS[2:]),
     "aarch64": (ARM, "qemu-aarch64 -cpu max", ARM_TARGETS),
+    "musl": (ZIG + "x86_64-linux-musl", "", ()),
+    "musl-aarch64": (ZIG + "aarch64-linux-musl", "qemu-aarch64 -cpu max", ARM_TARGETS),
+    "windows": (ZIG + "x86_64-windows-gnu", "wine", ()),
 }
 TOKENS = random_tokens(ODD, 270)
 
@@ -39,6 +46,16 @@ def programs() -> dict[str, Path]:
     return {}
 
 
+def need(*tools: str) -> None:
+    """Skip the test if one of them is missing; of a command, its first word."""
+    for tool in tools:
+        if tool.startswith(ZIG):
+            if importlib.util.find_spec("ziglang") is None:
+                pytest.skip("ziglang is not installed")
+        elif shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+
 @pytest.fixture(scope="module", params=MACHINES)
 def checker(
     request: pytest.FixtureRequest,
@@ -47,10 +64,8 @@ def checker(
 ) -> tuple[list[str], set[str]]:
     """The command that runs the checker on this machine, and the targets it must run."""
     compiler, emulator, targets = MACHINES[request.param]
-    for tool in (compiler, *emulator.split()[:1]):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-    path = str(Path(str(shutil.which(compiler))).resolve())  # g++ may be X86
+    need(compiler, *emulator.split()[:1])
+    path = str(Path(shutil.which(compiler) or compiler).resolve())  # g++ may be X86
     if path not in programs:
         folder = tmp_path_factory.mktemp(request.param)
         programs[path] = native_build.build(compiler, folder, evex=request.param == "native")
@@ -85,3 +100,10 @@ def test_hashes(checker: tuple[list[str], set[str]], dtype: str, tmp_path: Path)
         hashes = {target: digest for word, digest, target in lines if word == kind}
         assert set(hashes) == targets
         assert hashes == dict.fromkeys(hashes, want)
+
+
+@pytest.mark.parametrize("machine", ["aarch64-macos", "x86_64-macos", "aarch64-windows-gnu"])
+def test_other_systems(machine: str, tmp_path: Path) -> None:
+    """Catches a header, a call or a flag that Linux has and they have not; nothing runs."""
+    need(ZIG)
+    assert native_build.build(ZIG + machine, tmp_path, link="-Wall").stat().st_size > 100_000

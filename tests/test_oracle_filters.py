@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gpt2fast import _generate
-from gpt2fast.rules import native_rules
+from gpt2fast.generation.rules import native_rules
 from gpt2fast.sampling import Options
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

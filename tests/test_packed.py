@@ -31,7 +31,7 @@ from gpt2fast.checkpoints.packed import (
 )
 from gpt2fast.checkpoints.receipt import Receipt
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert
+from gpt2fast.conversion.convert import convert
 
 SIZES = {"n_embd": 75, "n_inner": 130, "vocab_size": 301, "n_positions": 13}
 

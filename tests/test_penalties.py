@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import gpt2fast
 from gpt2fast._generate import adjusted
-from gpt2fast.rules import native_rules
+from gpt2fast.generation.rules import native_rules
 from gpt2fast.sampling import Options
 
 Row = NDArray[np.float32]
@@ -175,7 +175,7 @@ def test_penalties_lower_repetition(model: gpt2fast.Model) -> None:
 
 def test_breakers_are_tokens_that_contain_the_text(model: gpt2fast.Model) -> None:
     """Catches breakers matched as whole tokens only, which two line ends in one token are not."""
-    from gpt2fast.rules import _breakers
+    from gpt2fast.generation.rules import _breakers
 
     tokenizer = model.tokenizer
     mask = _breakers(model._engine, ["\n", 5])

@@ -79,18 +79,18 @@ def test_shared_beginnings_are_read_once(model: Model, monkeypatch: pytest.Monke
     """Catches beginnings that are read for each text, or again for the next batch."""
     some = Draws()
     read: list[int] = []
-    begin, spans = scoring._Reader._forward, scoring.score_spans
+    begin, score = scoring._Reader._forward, scoring._Reader._score
 
     def counted_begin(self: Any, caches: Any, tokens: list[list[int]]) -> None:
         read.extend(map(len, tokens))
         begin(self, caches, tokens)
 
-    def counted_spans(engine: Any, core: Any, caches: Any, tokens: Any, targets: Any) -> Any:
+    def counted_score(self: Any, caches: Any, tokens: list[list[int]], targets: Any) -> Any:
         read.extend(map(len, tokens))
-        return spans(engine, core, caches, tokens, targets)
+        return score(self, caches, tokens, targets)
 
     monkeypatch.setattr(scoring._Reader, "_forward", counted_begin)
-    monkeypatch.setattr(scoring, "score_spans", counted_spans)
+    monkeypatch.setattr(scoring._Reader, "_score", counted_score)
     shots = some(300)
     questions = [some(60) for _ in range(10)]
     pairs = [(shots + question, some(5)) for question in questions for _ in range(4)]

@@ -20,7 +20,7 @@ from gpt2fast.checkpoints.packed import DTYPES, open_packed
 from gpt2fast.checkpoints.receipt import Fidelity, Receipt
 from gpt2fast.checkpoints.safetensors import read_header
 from gpt2fast.config import CheckpointError, Config
-from gpt2fast.convert import convert
+from gpt2fast.conversion.convert import convert
 
 CONFIG = hf_config()
 TENSORS = random_tensors(Config.from_huggingface(CONFIG).tensor_shapes())

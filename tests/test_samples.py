@@ -13,8 +13,8 @@ import gpt2fast
 from gpt2fast import generation
 from gpt2fast._generate import StopStrings, adjusted, filtered, run, scan
 from gpt2fast.generation import Writing, complete
-from gpt2fast.plan import Plan
-from gpt2fast.rules import native_rules
+from gpt2fast.generation.plan import Plan
+from gpt2fast.generation.rules import native_rules
 from gpt2fast.sampling import Options
 
 PROMPT = "Once upon a time"

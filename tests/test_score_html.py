@@ -17,7 +17,7 @@ import gpt2fast
 from gpt2fast import cli
 from gpt2fast.config import Config
 from gpt2fast.model import Model
-from gpt2fast.score_html import colour, fragment, page
+from gpt2fast.scoring.html import colour, fragment, page
 
 HOSTILE = '<script>alert("x")</script> & \' "quoted"\n\n  two  spaces é🐈 </span>'
 SHADES = ("#b8e0b0", "#f5e79e", "#f2b8ae", "#d3b8e8", "#e4e4e4")

@@ -89,6 +89,15 @@ def test_a_text_that_outgrew_the_context(
         assert np.array_equal(restored.logits, session.logits)
 
 
+def test_loaded_as_a_model(small: gpt2fast.Model, tmp_path: Path) -> None:
+    """Catches a message that asks for the configuration of what is no checkpoint."""
+    path = tmp_path / "session.safetensors"
+    small.session().save(path)
+    for open_it in (gpt2fast.load, gpt2fast.estimate):
+        with pytest.raises(gpt2fast.CheckpointError, match=r"holds a session, not a model"):
+            open_it(path)
+
+
 def test_a_stride_of_numpy(small: gpt2fast.Model, tmp_path: Path) -> None:
     """Catches a number that the session takes and its file cannot hold."""
     session = small.session(overflow="stride", stride=np.int64(5))  # type: ignore[arg-type]

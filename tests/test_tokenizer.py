@@ -13,7 +13,7 @@ from tokenizer_vocabularies import as_files, random_vocabulary, slow_encode
 
 from gpt2fast import _bpe
 from gpt2fast.tokenizer import StreamDecoder, Tokenizer
-from gpt2fast.tokenizer_files import GPT2_PATTERNS
+from gpt2fast.tokenizer.files import GPT2_PATTERNS
 
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = "abst lldvrem'  \t\n\r\u00a0\u3000\u0085.,!12²é\u0301ñ中文ج😀\u200d\x1c\u1c89\u088f"

@@ -8,7 +8,7 @@ import pytest
 from tokenizer_vocabularies import VOCABULARY, name_of
 
 from gpt2fast.tokenizer import Tokenizer
-from gpt2fast.tokenizer_files import GPT2_PATTERNS
+from gpt2fast.tokenizer.files import GPT2_PATTERNS
 
 tokenizers = pytest.importorskip("tokenizers", reason="the oracle needs tokenizers")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpt2fast.tokenizer import Tokenizer
-from gpt2fast.tokenizer_files import GPT2_PATTERNS
+from gpt2fast.tokenizer.files import GPT2_PATTERNS
 
 tiktoken = pytest.importorskip("tiktoken", reason="the oracle needs tiktoken")
 tokenizers = pytest.importorskip("tokenizers", reason="the oracle needs tokenizers")

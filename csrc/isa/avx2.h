@@ -163,7 +163,6 @@ struct Avx2 {
   GPT2FAST_INLINE I dot(I acc, const W& w, const X& x) {
     return {dot_half(acc.lo, w.lo, x), dot_half(acc.hi, w.hi, x)};
   }
-#if defined(__GNUC__) || defined(__clang__)  // clang-cl is one without the other
   GPT2FAST_INLINE F pin(F a) {
     asm("" : "+x"(a.lo), "+x"(a.hi));
     return a;
@@ -172,10 +171,6 @@ struct Avx2 {
     asm("" : "+x"(a.lo), "+x"(a.hi));
     return a;
   }
-#else
-  GPT2FAST_INLINE F pin(F a) { return a; }
-  GPT2FAST_INLINE I pin(I a) { return a; }
-#endif
   GPT2FAST_INLINE void prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
   }

@@ -83,7 +83,6 @@ struct Avx512Vnni {
   }
   GPT2FAST_INLINE I dot_start(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }
   GPT2FAST_INLINE I dot(I acc, W w, X x) { return _mm512_dpbusd_epi32(acc, w, x); }
-#if defined(__GNUC__) || defined(__clang__)  // clang-cl is one without the other
   GPT2FAST_INLINE F pin(F a) {
     asm("" : "+v"(a));
     return a;
@@ -92,10 +91,6 @@ struct Avx512Vnni {
     asm("" : "+v"(a));
     return a;
   }
-#else
-  GPT2FAST_INLINE F pin(F a) { return a; }
-  GPT2FAST_INLINE I pin(I a) { return a; }
-#endif
   GPT2FAST_INLINE void prefetch(const void* p) { Avx2::prefetch(p); }
 };
 

@@ -28,19 +28,12 @@
 // Loops of constant length over arrays of registers must vanish, or the arrays live in memory.
 #if defined(__clang__)
 #define GPT2FAST_UNROLL _Pragma("unroll")
-#elif defined(__GNUC__)
-#define GPT2FAST_UNROLL _Pragma("GCC unroll 16")
 #else
-#define GPT2FAST_UNROLL
+#define GPT2FAST_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define GPT2FAST_INLINE static __forceinline
-#define GPT2FAST_NOINLINE __declspec(noinline) static
-#else
 #define GPT2FAST_INLINE [[gnu::always_inline]] static inline
 #define GPT2FAST_NOINLINE [[gnu::noinline]] static
-#endif
 
 namespace gpt2fast {
 

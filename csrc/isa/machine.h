@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -30,7 +30,7 @@ class FloatEnvironment {
   static void leave(uint64_t found) { write(found); }
 
  private:
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   static constexpr uint64_t kDefault =
       0x1f80;  // MXCSR: all exceptions masked, nearest, no FTZ, no DAZ
   static uint64_t read() { return _mm_getcsr(); }
@@ -52,9 +52,9 @@ class FloatEnvironment {
 };
 
 inline void relax() {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   _mm_pause();
-#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+#elif defined(__aarch64__)
   asm volatile("yield");
 #endif
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class Writer:
             try:
                 job.run(job)
                 event: Ended | Failed = Ended(job.number)
-            except _StopLoadingError:
+            except (_StopLoadingError, CancelledError):
                 event = Ended(job.number)
             except Exception as error:  # whatever it is, the window lives on and shows it
                 event = Failed(job.number, job.what, _reason(error))
@@ -223,7 +224,7 @@ class Writer:
         prompt = prompt_of(text, tokenizer.encode, model.config.n_ctx, 0)
         if not prompt.tokens:
             return
-        score = model.score(prompt.tokens)
+        score = model.score(prompt.tokens, cancel=job.cancel)
         read = "".join(score.pieces)
         start += utf16_length(text[: len(text) - prompt.after_space - len(read)])
         found = spans(zip(score.pieces, score.logprobs.tolist(), strict=True))

@@ -2,13 +2,15 @@
 
     python tests/native/build.py COMPILER FOLDER [FLAG ...]
 
-The flags of a target are read from setup.py, so that the two builds cannot drift apart.
+A compiler may be a command, like "python -m ziglang c++ -target aarch64-macos". The flags of a
+target are read from setup.py, so that the two builds cannot drift apart.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +34,11 @@ def settings(machine: str, system: str = "linux") -> dict[str, Any]:
 
 
 def for_compiler(compiler: str, flags: list[str]) -> list[str]:
-    """The flags without those that calm gcc's headers, if this is another compiler."""
-    return [f for f in flags if "clang" not in compiler or not f.startswith("-Wno-")]
+    """The flags as this compiler takes them: those that calm gcc's headers are only for gcc."""
+    if "zig" in compiler:
+        flags = [flag.replace("-march=armv8.2-a", "-mcpu=generic+v8_2a") for flag in flags]
+    is_gcc = not any(name in compiler for name in ("clang", "zig"))
+    return [flag for flag in flags if is_gcc or not flag.startswith("-Wno-")]
 
 
 def build(
@@ -47,11 +52,12 @@ def build(
 
     `evex` builds avx_vnni so that CPUs with AVX-512 and without AVX-VNNI run it, see its header.
     """
+    command = shlex.split(compiler)
     machine = subprocess.run(
-        [compiler, "-dumpmachine"], capture_output=True, text=True, check=True
+        [*command, "-dumpmachine"], capture_output=True, text=True, check=True
     ).stdout.split("-")[0]
     setup = settings(machine)
-    base = [compiler, *setup["CPP"], "-Werror"]
+    base = [*command, *setup["CPP"], "-Werror"]
     if evex and machine == "x86_64":
         base.append("-DGPT2FAST_EVEX_VNNI")
         setup["TARGETS"]["avx_vnni"] = setup["TARGETS"]["avx512_vnni"]
@@ -65,8 +71,8 @@ def build(
     jobs = []
     for source, own in sources.items():
         target = folder / f"{source.stem}.o"
-        command = [*base, *own, *(extra or []), "-c", str(source), "-o", str(target)]
-        jobs.append((target, subprocess.Popen(command)))
+        compile_ = [*base, *own, *(extra or []), "-c", str(source), "-o", str(target)]
+        jobs.append((target, subprocess.Popen(compile_)))
         if len(jobs) % 2 == 0:
             jobs[-2][1].wait()
     for target, job in jobs:

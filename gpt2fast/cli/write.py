@@ -1,0 +1,36 @@
+"""The command `gpt2fast write`."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpt2fast.cli.terminal import add_hub_options, hub_options
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    command.set_defaults(run=write)
+    command.add_argument("file", nargs="?", help="the text to open")
+    command.add_argument("--model", metavar="M", help="default: the one of the last time, or tales")
+    command.add_argument("--dtype", help="float32, float16 or int8; default: int8, or the file's")
+    command.add_argument("--threads", type=int, metavar="N", help="default: all CPUs")
+    add_hub_options(command)
+
+
+def write(arguments: argparse.Namespace) -> int:
+    """Show the window until it is closed."""
+    try:
+        from gpt2fast.desktop.app import run
+    except ImportError as error:
+        if not (error.name or "PySide6").startswith(("PySide6", "shiboken6")):
+            raise
+        raise OSError(
+            f'the window needs PySide6 ({error}): pip install "gpt2fast[desktop]"'
+        ) from error
+    return run(
+        arguments.file,
+        arguments.model,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        **hub_options(arguments),
+    )
