@@ -10,7 +10,10 @@
 namespace gpt2fast {
 namespace {
 
-[[maybe_unused]] constexpr size_t kLine = 64, kHuge = size_t{2} << 20;
+constexpr size_t kLine = 64;
+#if defined(__linux__)
+constexpr size_t kHuge = size_t{2} << 20;
+#endif
 
 uint8_t* align(void* p, size_t to) {
   return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(p) + to - 1) / to * to);

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import io
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,3 +168,19 @@ def cached_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = checkpoint_files.write_checkpoint(tmp_path / "little", config, tensors)
     checkpoint_files.write_tokenizer(directory)
     return directory
+
+
+@pytest.fixture
+def run_chat(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `gpt2fast chat` with these lines in a pipe: status, stdout, stderr."""
+    from gpt2fast.cli import main
+
+    def call(lines: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        status = main(["chat", "--threads", "1", "--max-new-tokens", "9", *arguments])
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return call

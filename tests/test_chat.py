@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,12 @@ from unittest.mock import patch
 import pytest
 
 import gpt2fast
-from gpt2fast.cli import main
 from gpt2fast.cli.chat.loop import COMMANDS
 from gpt2fast.cli.chat.state import Chat, Turn
 from gpt2fast.cli.chat.terminal import escaped, unescaped
 
 OPTIONS: Any = {"seed": 3, "max_new_tokens": 20}
-Run = Callable[..., tuple[int, str, str]]
+RunChat = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +27,6 @@ def model() -> Iterator[gpt2fast.Model]:
 
 def reply(chat: Chat) -> str:
     return "".join(chat.reply())
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command with these lines in a pipe: status, stdout, stderr."""
-
-    def call(lines: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        status = main(["chat", "--threads", "1", "--max-new-tokens", "9", *arguments])
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return call
 
 
 def test_a_story(model: gpt2fast.Model) -> None:
@@ -227,13 +211,13 @@ def test_escapes(text: str) -> None:
     assert "\n" not in escaped(text)
 
 
-def test_through_a_pipe(run: Run, model: gpt2fast.Model, tmp_path: Path) -> None:
+def test_through_a_pipe(run_chat: RunChat, model: gpt2fast.Model, tmp_path: Path) -> None:
     """Catches a command that does nothing, or prompts and notes in what a script reads."""
     path = tmp_path / "t.json"
     lines = ["Once upon a time", "", "/retry", "/undo", "/show", "/edit A hen", "/add //b\\nc"]
     lines += ["/sh", "/preset story", "/set top-k = 5", "/set", "/unset top_k", "/set", "/preset"]
     lines += [f"/save {path}", "/clear", "/show", f"/load {path}", "/show", "/quit", "not read"]
-    status, out, err = run("\n".join(lines), "--temperature", "0", "--seed", "0")
+    status, out, err = run_chat("\n".join(lines), "--temperature", "0", "--seed", "0")
     first = model.generate("Once upon a time", temperature=0, max_new_tokens=9).text
     second = model.generate(f"Once upon a time{first}", temperature=0, max_new_tokens=9).text
     story = "Once upon a time" + first
@@ -245,9 +229,11 @@ def test_through_a_pipe(run: Run, model: gpt2fast.Model, tmp_path: Path) -> None
     assert (status, err) == (0, "")
 
 
-def test_a_dialogue_through_a_pipe(run: Run, model: gpt2fast.Model) -> None:
+def test_a_dialogue_through_a_pipe(run_chat: RunChat, model: gpt2fast.Model) -> None:
     """Catches replies with the names, or with spaces around them."""
-    _, out, _ = run("Hello\n//x\n", "--you", "King", "--prompt", "A king.", "--temperature", "0")
+    _, out, _ = run_chat(
+        "Hello\n//x\n", "--you", "King", "--prompt", "A king.", "--temperature", "0"
+    )
     options: Any = {"temperature": 0, "max_new_tokens": 9, "stop": ["\nKing:", "\nBot:"]}
     first = model.generate("A king.\nKing: Hello\nBot:", **options).text
     text = f"A king.\nKing: Hello\nBot: {first.strip()}\nKing: /x\nBot:"
@@ -284,14 +270,16 @@ def test_a_dialogue_through_a_pipe(run: Run, model: gpt2fast.Model) -> None:
         ("", ["--top-k", "-1"], 2, "top_k is -1"),
     ],
 )
-def test_bad_lines(run: Run, lines: str, arguments: Any, status: int, message: str) -> None:
+def test_bad_lines(
+    run_chat: RunChat, lines: str, arguments: Any, status: int, message: str
+) -> None:
     """Catches a mistake in a script that goes unnoticed, or is told as something else."""
-    found, _, err = run(lines, *arguments)
+    found, _, err = run_chat(lines, *arguments)
     assert (found, err.count("\n")) == (status, 1)
     assert err.startswith("gpt2fast: error: ") and message in err
 
 
-def test_help(run: Run) -> None:
+def test_help(run_chat: RunChat) -> None:
     """Catches a command that nobody is told of."""
-    _, out, _ = run("/help")
+    _, out, _ = run_chat("/help")
     assert [f"/{name} " in out for name in COMMANDS] == [True] * len(COMMANDS)

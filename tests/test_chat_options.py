@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,11 @@ from unittest.mock import patch
 import pytest
 
 import gpt2fast
-from gpt2fast.cli import main
 from gpt2fast.cli.chat.loop import Loop
 from gpt2fast.cli.chat.state import Chat, Turn
 from gpt2fast.cli.terminal import UsageError
 
-Run = Callable[..., tuple[int, str, str]]
+RunChat = Callable[..., tuple[int, str, str]]
 STORY = [Turn("you", "Once"), Turn("model", " upon a time")]
 
 
@@ -33,19 +30,6 @@ def loop(model: gpt2fast.Model) -> Loop:
     chat = Chat(model, {"max_new_tokens": 5})
     chat.turns = list(STORY)
     return Loop(chat)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command with these lines in a pipe: status, stdout, stderr."""
-
-    def call(lines: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        status = main(["chat", "--threads", "1", "--max-new-tokens", "9", *arguments])
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -124,32 +108,32 @@ def test_edit_ended(loop: Loop) -> None:
     assert loop.chat.turns == STORY
 
 
-def test_interrupt_in_a_pipe(run: Run) -> None:
+def test_interrupt_in_a_pipe(run_chat: RunChat) -> None:
     """Catches a script that Ctrl-C ends line by line only."""
     session = patch("gpt2fast.session.Session.stream", side_effect=KeyboardInterrupt)
     with session as stream:
-        status, _, _ = run("Once\nThen\nAt last\n")
+        status, _, _ = run_chat("Once\nThen\nAt last\n")
     assert (status, stream.call_count) == (130, 1)
 
 
-def test_transcript_and_options(run: Run, tmp_path: Path) -> None:
+def test_transcript_and_options(run_chat: RunChat, tmp_path: Path) -> None:
     """Catches options and names of the command line that a transcript makes void."""
     path = str(tmp_path / "t.json")
-    run(f"Once\n/save {path}", "--temperature", "0.7", "--seed", "5")
-    _, out, _ = run("/set", "--file", path, "--temperature", "0")
+    run_chat(f"Once\n/save {path}", "--temperature", "0.7", "--seed", "5")
+    _, out, _ = run_chat("/set", "--file", path, "--temperature", "0")
     assert out == "temperature = 0.0\nseed = 5\nmax_new_tokens = 9\n"
-    _, out, _ = run("/add Hello\n/show", "--file", path, "--dialogue")
+    _, out, _ = run_chat("/add Hello\n/show", "--file", path, "--dialogue")
     assert out.startswith("You: Once\nBot: ") and out.endswith("\nYou: Hello\n")
-    run(f"/save {path}", "--file", path, "--you", "King")
-    _, out, _ = run("/show", "--file", path, "--bot", "Owl")
+    run_chat(f"/save {path}", "--file", path, "--you", "King")
+    _, out, _ = run_chat("/show", "--file", path, "--bot", "Owl")
     assert out.startswith("King: Once\nOwl: ")
-    status, _, err = run("", "--file", path, "--you", "Bot")
+    status, _, err = run_chat("", "--file", path, "--you", "Bot")
     assert status == 2 and "two different ones" in err
 
 
 @pytest.mark.parametrize("option", ["--num-beams=4", "--penalty-alpha=0.6"])
-def test_searches(run: Run, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_searches(run_chat: RunChat, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches an option that is taken, and then every reply refused for."""
     with pytest.raises(SystemExit):
-        run("Once", option)
+        run_chat("Once", option)
     assert "unrecognized arguments" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from reference_formats import pack_model
 from gpt2fast import _core
 
 X86, ARM = "x86_64-linux-gnu-g++", "aarch64-linux-gnu-g++"
-ZIG = shlex.join([sys.executable, "-m", "ziglang", "c++", "-target", ""]).removesuffix("''")
+ZIG = shlex.join([sys.executable, "-m", "ziglang", "c++", "-target"]) + " "
 ARM_TARGETS = ("neon_i8mm", "neon_dotprod", "neon", "scalar")
 # Name of the machine -> (compiler, emulator, targets that run there; none: those of this machine).
 MACHINES: dict[str, tuple[str, str, tuple[str, ...]]] = {

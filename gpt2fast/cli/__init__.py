@@ -12,14 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from gpt2fast.cli.terminal import (
-    INTERRUPTED,
-    PROGRAM,
-    READER_GONE,
-    UsageError,
-    discard,
-    note,
-)
+from gpt2fast.cli.terminal import INTERRUPTED, PROGRAM, READER_GONE, UsageError, discard, note
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,10 +14,9 @@ from gpt2fast.cli.terminal import (
     PROGRAM,
     UsageError,
     add_model_options,
-    hub_options,
+    load_model,
     megabytes,
     note,
-    progress_line,
     read_text,
 )
 
@@ -49,7 +48,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Write the continuation of the prompt to stdout; return the exit status."""
-    from gpt2fast.model import load
     from gpt2fast.sampling import Options
 
     options = sampling_options(arguments)
@@ -59,14 +57,7 @@ def generate(arguments: argparse.Namespace) -> int:
         options["logprobs"] = arguments.logprobs
     chosen = Options(**options)  # a bad one is refused before the model is loaded
     prompt = read_text("prompt", arguments.prompt, arguments.file)
-    progress = None if arguments.quiet else progress_line(f"loading {arguments.model}")
-    with load(
-        arguments.model,
-        dtype=arguments.dtype,
-        threads=arguments.threads,
-        progress=progress,
-        **hub_options(arguments),
-    ) as model:
+    with load_model(arguments, quiet=arguments.quiet) as model:
         if chosen.is_search:
             completion = model.generate(prompt, **options)
             if not arguments.json:

@@ -5,13 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from gpt2fast.cli.terminal import (
-    MODEL_HELP,
-    add_load_options,
-    hub_options,
-    megabytes,
-    progress_line,
-)
+from gpt2fast.cli.terminal import MODEL_HELP, add_load_options, load_model, megabytes
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -24,15 +18,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def info(arguments: argparse.Namespace) -> int:
     """Print what a model is, what it was made from and how it runs here."""
     from gpt2fast import _core
-    from gpt2fast.model import load
 
-    with load(
-        arguments.model,
-        dtype=arguments.dtype,
-        threads=arguments.threads,
-        progress=progress_line(f"loading {arguments.model}"),
-        **hub_options(arguments),
-    ) as model:
+    with load_model(arguments) as model:
         config, memory = model.config, model.memory
         n_parameters = sum(math.prod(shape) for shape in config.tensor_shapes().values())
         rows = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.cli.terminal import (
     UsageError,
     add_model_options,
-    hub_options,
+    load_model,
     progress_line,
     read_text,
 )
@@ -56,21 +56,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def score(arguments: argparse.Namespace) -> int:
     """Print the score of the text; return the exit status."""
-    from gpt2fast.model import load
-
     if arguments.stride is not None and not arguments.perplexity:
         raise UsageError("--stride goes with --perplexity")
     if arguments.perplexity and (arguments.context is not None or arguments.bos):
         raise UsageError("--perplexity takes neither --context nor --bos")
     # A corpus is read as it is.
     text = read_text("text", arguments.text, arguments.file, whole=arguments.perplexity)
-    with load(
-        arguments.model,
-        dtype=arguments.dtype,
-        threads=arguments.threads,
-        progress=progress_line(f"loading {arguments.model}"),
-        **hub_options(arguments),
-    ) as model:
+    with load_model(arguments) as model:
         if arguments.perplexity:
             shown = progress_line("reading")
             print(model.perplexity(text, stride=arguments.stride, progress=shown))

@@ -6,7 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TextIO, TypedDict
+from typing import TYPE_CHECKING, TextIO, TypedDict
+
+if TYPE_CHECKING:
+    from gpt2fast.model import Model
 
 PROGRAM = "gpt2fast"
 INTERRUPTED, READER_GONE = 130, 141
@@ -108,6 +111,19 @@ def add_hub_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--local-files-only", action="store_true", help="never ask the Hub, take what is here"
+    )
+
+
+def load_model(arguments: argparse.Namespace, *, quiet: bool = False) -> Model:
+    """Load the model that the options name; on a terminal, show how far that is unless `quiet`."""
+    from gpt2fast.model import load
+
+    return load(
+        arguments.model,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        progress=None if quiet else progress_line(f"loading {arguments.model}"),
+        **hub_options(arguments),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gpt2fast.cli.terminal import add_hub_options, hub_options
+from gpt2fast.cli.terminal import add_load_options, hub_options
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -12,9 +12,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=write)
     command.add_argument("file", nargs="?", help="the text to open")
     command.add_argument("--model", metavar="M", help="default: the one of the last time, or tales")
-    command.add_argument("--dtype", help="float32, float16 or int8; default: int8, or the file's")
-    command.add_argument("--threads", type=int, metavar="N", help="default: all CPUs")
-    add_hub_options(command)
+    add_load_options(command)
 
 
 def write(arguments: argparse.Namespace) -> int:

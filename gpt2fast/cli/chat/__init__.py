@@ -7,13 +7,7 @@ import sys
 from pathlib import Path
 
 from gpt2fast.cli.sampling import add_sampling_options, sampling_options
-from gpt2fast.cli.terminal import (
-    UsageError,
-    add_model_options,
-    hub_options,
-    note,
-    progress_line,
-)
+from gpt2fast.cli.terminal import UsageError, add_model_options, load_model, note
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -47,7 +41,6 @@ def chat(arguments: argparse.Namespace) -> int:
     from gpt2fast.cli.chat.loop import Loop
     from gpt2fast.cli.chat.state import Chat, checked, checked_names
     from gpt2fast.cli.chat.terminal import show
-    from gpt2fast.model import load
 
     options = checked(sampling_options(arguments))
     names = None
@@ -58,14 +51,7 @@ def chat(arguments: argparse.Namespace) -> int:
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    progress = None if arguments.quiet else progress_line(f"loading {arguments.model}")
-    with load(
-        arguments.model,
-        dtype=arguments.dtype,
-        threads=arguments.threads,
-        progress=progress,
-        **hub_options(arguments),
-    ) as model:
+    with load_model(arguments, quiet=arguments.quiet) as model:
         text = Chat(model, options, names)
         if arguments.file is not None:
             text.load(Path(arguments.file))
