@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.peers.engines import Engine, Places, chosen
 from benchmarks.peers.plan import Case, Plan
 from benchmarks.peers.prepare import prepare
-from benchmarks.peers.ratios import Ratio
+from benchmarks.peers.ratios import Ratio, resampled
 from benchmarks.peers.results import Results
 from benchmarks.peers.run import Comparison
 from benchmarks.random_checkpoints import SIZES
@@ -61,7 +61,7 @@ class Judged:
 
 def judged(record: dict[str, Any], baseline: Baseline) -> Iterator[Judged]:
     """Yield each ratio that a run of the peers' comparison has, or that the baseline has."""
-    results, facts = Results(record), record["machine"]
+    results, facts = Results(record, resampled), record["machine"]
     for size, threads, engines in results.cases():
         [ours] = [engine for engine in engines if engine["ours"]]
         target = ours["target"] or facts["target"]

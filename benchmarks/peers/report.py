@@ -57,7 +57,7 @@ def _head(results: Results) -> Iterator[str]:
         "rounds, with the lowest and the highest round; **bold** is the best of a column. `roof` "
         "is the share of the time that reading every weight once a step, or its multiplications, "
         "take at the rates below, whichever is longer. Ratios are medians of the rounds' ratios, "
-        "with their 95% intervals."
+        "with Student's 95% intervals of their logarithms."
     )
     yield ""
     yield row("roofs", "read GB/s", "int8 dot GOPS", "float32 GFLOPS")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.measures import MEASURES
-from benchmarks.peers.ratios import Cell, Ratio, cell, ratio
+from benchmarks.peers.ratios import Cell, Interval, Ratio, cell, ratio, student
 from gpt2fast.bench.roofline import Roofs
 
 NAMES = {
@@ -36,10 +36,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 class Results:
-    """The numbers of a record; an engine that failed once in a case has none there."""
+    """The numbers of a record; an engine that failed once in a case has none there.
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    `interval` is the kind that its ratios have.
+    """
+
+    def __init__(self, record: dict[str, Any], interval: Interval = student) -> None:
         self.record = record
+        self._interval = interval
         self.engines: list[Described] = record["engines"]
         self._samples: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
         for sample in record["samples"]:
@@ -75,7 +79,7 @@ class Results:
         """Return one engine's speed over another's; None if one of them has none."""
         a = self.cell(ours, size, threads, measure)
         b = self.cell(theirs, size, threads, measure)
-        return ratio(a, b) if a and b else None
+        return ratio(a, b, self._interval) if a and b else None
 
     def failure(self, engine: str, size: str, threads: int) -> str:
         """Return why an engine has no numbers; "" if it has."""
@@ -114,7 +118,7 @@ class Results:
             if (roofs["threads"], roofs["target"]) == (threads, engine["target"])
         ]
         speed, roof = self.cell(engine["name"], size, threads, measure), cell(samples)
-        return ratio(speed, roof) if speed and roof else None
+        return ratio(speed, roof, self._interval) if speed and roof else None
 
     def roofs(self, threads: int, target: str) -> Roofs | None:
         """Return the best rates that were measured; None if there are none."""

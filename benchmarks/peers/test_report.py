@@ -19,7 +19,7 @@ from benchmarks.peers.engines import ENGINES, Places, chosen
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.overlap import overlaps
 from benchmarks.peers.plan import plan, public
-from benchmarks.peers.ratios import Cell, cell, ratio
+from benchmarks.peers.ratios import Cell, Interval, cell, ratio, resampled, student
 from benchmarks.peers.report import report
 from benchmarks.peers.results import Results
 from benchmarks.random_checkpoints import parameters
@@ -67,28 +67,39 @@ def test_ratio_is_paired_by_round() -> None:
     found = ratio(cell_of([20.0], [10.0], [40.0]), cell_of([10.0], [5.0], [20.0]))
     assert found
     assert found.value == 2
-    assert found.interval == (2.0, 2.0)
+    assert found.interval == pytest.approx((2.0, 2.0))
     alone = ratio(cell_of([3.0]), cell_of([2.0]))
     assert alone and alone.value == 1.5 and alone.interval is None
     early, late = cell_of([3.0]), Cell(1, 1, 1, {7: [1.0]}, disturbed=False)
     assert ratio(early, late) is None
 
 
-def test_interval_covers() -> None:
-    """Catches an interval that is too narrow, or wide for nothing: 12 rounds of noise of 10%."""
+@pytest.mark.parametrize(
+    ("kind", "rounds", "least", "most"),
+    [
+        (student, 2, 0.92, 0.98),
+        (student, 3, 0.92, 0.98),
+        (student, 4, 0.92, 0.98),
+        (student, 12, 0.92, 0.98),
+        (resampled, 12, 0.88, 1.0),
+        (resampled, 3, 0.6, 0.85),  # why tables of few rounds do not have it
+    ],
+)
+def test_interval_covers(kind: Interval, rounds: int, least: float, most: float) -> None:
+    """Catches an interval that is too narrow, or wide for nothing: rounds with noise of 10%."""
     generator = np.random.default_rng(1)
-    hits, widths = 0, []
-    for _ in range(100):
+    hits, runs = 0, 600
+    for _ in range(runs):
         ours, theirs = (
-            cell_of(*([float(rate)] for rate in generator.lognormal(mean, 0.07, 12)))
+            cell_of(*([float(rate)] for rate in generator.lognormal(mean, 0.07, rounds)))
             for mean in (np.log(1.3), 0.0)
         )
-        found = ratio(ours, theirs)
+        found = ratio(ours, theirs, kind)
         assert found and found.interval
-        hits += found.interval[0] <= 1.3 <= found.interval[1]
-        widths.append(found.interval[1] - found.interval[0])
-    assert 85 <= hits <= 100
-    assert 0.05 < np.median(widths) < 0.3
+        low, high = found.interval
+        assert low <= found.value <= high
+        hits += low <= 1.3 <= high
+    assert least <= hits / runs <= most
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -132,7 +143,7 @@ def test_an_engine_that_failed_has_no_number() -> None:
     assert rows and all("failed" in row and not re.search(r"\d", row[15:]) for row in rows)
     assert "OpenVINO int8 failed: produced [63] tokens, not 64" in text
     assert "| **200.5** (200 to 201) |" in text
-    assert "| llama.cpp Q8_0 | 2.00 (1.99 to 2.00) |" in text
+    assert "| llama.cpp Q8_0 | 2.00 (1.93 to 2.06) |" in text
     assert "DISTURBED" not in text.partition("0 of 15 samples")[0]
 
 
@@ -143,7 +154,7 @@ def test_nothing_but_disturbed_rounds_says_so() -> None:
         sample["clean"] = sample["engine"] != "llamacpp-q8_0"
     text = report(given)
     assert text.count("| 100.5 (100 to 101) DISTURBED |") == 3
-    assert "2.00 (1.99 to 2.00) DISTURBED" in text
+    assert "2.00 (1.93 to 2.06) DISTURBED" in text
 
 
 def test_the_share_of_the_roof() -> None:
@@ -269,7 +280,7 @@ def test_a_run_says_how_long_it_takes() -> None:
         profile: run_seconds(plan(["--profile", profile], cpus=2), roofs) / 60
         for profile in ("quick", "full")
     }
-    assert 1 < minutes["quick"] < 3 and 30 < minutes["full"] < 50  # a sixth for what is repeated
+    assert 1 < minutes["quick"] < 3 and 30 < minutes["full"] < 55
     twice = plan(["--profile", "quick", "--rounds", "4"], cpus=2)
     assert run_seconds(twice, roofs) == pytest.approx(120 * minutes["quick"])
 
