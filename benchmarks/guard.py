@@ -69,7 +69,7 @@ def judged(record: dict[str, Any], baseline: Baseline) -> Iterator[Judged]:
         found: dict[str, Ratio | None] = {}
         for measure in results.measures(size, threads, scaling=False):
             name = f"{size} {measure}"
-            found[f"{name}, share of the roof"] = results.share_ratio(ours, size, threads, measure)
+            found[f"{name}, share of the roof"] = results.share(ours, size, threads, measure)
             for peer in engines:
                 if not peer["ours"]:
                     ratio = results.ratio(ours["name"], peer["name"], size, threads, measure)

@@ -1,12 +1,13 @@
-"""Programs frozen by PyInstaller run where there is no Python, with the bundled model.
+"""Programs frozen by PyInstaller or Nuitka run where there is no Python, with the bundled model.
 
-Freezing takes half a minute each; one file, and the writing window, are frozen only if
-GPT2FAST_TEST_FREEZE is set.
+PyInstaller takes half a minute each, Nuitka five; it, and PyInstaller's one file, have their turn
+only if GPT2FAST_TEST_FREEZE is set.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,7 @@ show = Window.show
 Window.show = lambda window: (show(window), window.idle.connect(lambda: idle(window)))
 sys.exit(main(["write", sys.argv[1], "--model", "tales", "--threads", "1"]))
 """
+README = Path(__file__).resolve().parents[1] / "README.md"
 Freeze = Callable[[str, str], Path]
 
 
@@ -107,16 +109,34 @@ def test_frozen_program(kind: str, freeze: Freeze, tmp_path: Path) -> None:
     """
     if kind == "onefile":
         only_if_asked()
-    text, golden, torch, seconds = start(freeze(kind, PROGRAM), tmp_path).splitlines()
+    tells_the_story(start(freeze(kind, PROGRAM), tmp_path))
+
+
+def tells_the_story(output: str) -> None:
+    """Check what PROGRAM printed."""
+    text, golden, torch, seconds = output.splitlines()
     expected = gpt2fast.load().generate("Once upon a time", max_new_tokens=8, seed=1).text
     assert text == repr(expected)
     assert (golden, torch) == ("True", "False")
     assert float(seconds) < 0.15
 
 
+@pytest.mark.timeout(1200)
+def test_frozen_by_nuitka(tmp_path: Path) -> None:
+    """Catches a command in README that makes a program without a module, the model or NumPy."""
+    only_if_asked()
+    pytest.importorskip("nuitka", reason="Nuitka is not installed")
+    [command] = re.findall(r"python -m (nuitka (?:.*\\\n)*.*)", README.read_text(encoding="utf-8"))
+    arguments = command.replace("\\\n", " ").split()
+    tmp_path.joinpath("writer.py").write_text(PROGRAM)
+    subprocess.run([sys.executable, "-m", *arguments], cwd=tmp_path, check=True)
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "writer.dist", moved)
+    tells_the_story(start(moved / "writer.bin", tmp_path))
+
+
 def test_frozen_window(freeze: Freeze, tmp_path: Path) -> None:
     """Catches a window that lacks a part of Qt or of gpt2fast once it is frozen."""
-    only_if_asked()
     pytest.importorskip(
         "PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError
     )

@@ -27,9 +27,10 @@ class Case:
     repeats: int
 
 
+# Rounds rather than repeats: a machine drifts between rounds, and intervals need to know how far.
 PROFILES = {
-    "quick": (2, [Case("gpt2", 2, MAIN, 1)]),
-    "full": (  # rounds rather than repeats: between rounds the machine drifts most
+    "quick": (4, [Case("gpt2", 2, MAIN, 1)]),
+    "full": (
         4,
         [
             Case("gpt2", 1, MAIN, 1),
@@ -100,7 +101,7 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, argparse.Argumen
     add("--threads", nargs="+", type=int, metavar="N", help="default: 1 and 2")
     add("--measures", nargs="+", choices=MEASURES, metavar="MEASURE", help=", ".join(MEASURES))
     add("--engines", nargs="+", default=["int8"], metavar="ENGINE or GROUP", help="default: int8")
-    add("--rounds", type=int, help="default: 2 in the quick profile, 4 in the full one")
+    add("--rounds", type=int, help="default: 4")
     add("--repeats", type=int, help="of each measure in a round")
     add("--cache", type=Path, default=Places.default(), help="default: %(default)s")
     add("--output", type=Path, default=RESULTS, help="default: benchmarks/results")

@@ -63,7 +63,8 @@ def _by_size(results: Results, threads: int, *, share: bool) -> Figure:
                 found = results.cell(engine["name"], size, threads, measure)
                 part = results.share(engine, size, threads, measure)
                 if found and not found.disturbed and part is not None:
-                    points.append((parameters(size) / 1e6, 100 * part if share else found.median))
+                    value = 100 * part.value if share else found.median
+                    points.append((parameters(size) / 1e6, value))
             return points
 
         return curve

@@ -32,8 +32,8 @@ _DISK = {  # bytes of each environment, of which torch with CUDA would take 5 GB
     "openvino": 0.31e9,
     "torch": 1.25e9,
 }
-_MINUTES = {"llama": 8, "llama-avx2": 8, "torch": 3}  # of two CPUs; the others take one
-_MINUTES_PER_BYTE = 1e-9
+_MINUTES = {"llama": 5, "llama-avx2": 5, "torch": 1}  # of two CPUs; the others take seconds
+_MINUTES_PER_BYTE = 0.3e-9
 _MAKE = {  # how to compile llama.cpp: for this CPU, and for any with AVX2
     "llama": "-DGGML_NATIVE=ON",
     "llama-avx2": "-DGGML_NATIVE=OFF -DGGML_AVX512=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON",
@@ -75,7 +75,7 @@ def announced(places: Places, sizes: list[str], engines: list[Engine]) -> str:
     missing = {size: _missing(places, size, engines) for size in sizes}
     disk = sum(_DISK[name] for name in environments) + sum(missing.values())
     largest = max((parameters(size) for size in sizes if missing[size]), default=0)
-    minutes = sum(_MINUTES.get(name, 1) for name in environments) + disk * _MINUTES_PER_BYTE
+    minutes = sum(_MINUTES.get(name, 0.3) for name in environments) + disk * _MINUTES_PER_BYTE
     places.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(places.root).free
     parts = [f"environments {', '.join(environments)}"] * bool(environments)
@@ -122,7 +122,7 @@ def _steps(
 
 
 def _environment(folder: Path, name: str) -> None:
-    """Make a virtual environment; compiling llama.cpp takes 6 minutes of two CPUs."""
+    """Make a virtual environment; compiling llama.cpp takes 5 minutes of two CPUs."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = Places(folder.parents[1]).python(name)
     install: list[str | Path] = ["-m", "pip", "install", "--quiet"]

@@ -5,6 +5,7 @@ python -m benchmarks.peers.report FILE.json
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ _COSTS = (  # header, field of a visit, unit, digits
     ("peak MB", "peak_bytes", 1e6, 0),
     ("file MB", "file_bytes", 1e6, 0),
 )
+_RATES = ("read", "int8_dot", "float32_fma")  # of Roofs
 
 
 def report(record: dict[str, Any]) -> str:
@@ -56,19 +58,23 @@ def _head(results: Results) -> Iterator[str]:
         "of its own, started again in each round, in turn. Tokens per second are medians over the "
         "rounds, with the lowest and the highest round; **bold** is the best of a column. `roof` "
         "is the share of the time that reading every weight once a step, or its multiplications, "
-        "take at the rates below, whichever is longer. Ratios are medians of the rounds' ratios, "
-        "with Student's 95% intervals of their logarithms."
+        "take at the rates of the same round, whichever is longer. Ratios are medians of the "
+        "rounds' ratios, with Student's 95% intervals of their logarithms."
     )
     yield ""
     yield row("roofs", "read GB/s", "int8 dot GOPS", "float32 GFLOPS")
     yield row(*["---"] * 4)
     for threads, target in dict.fromkeys((f["threads"], f["target"]) for f in record["roofs"]):
-        roofs = results.roofs(threads, target)
-        if roofs:
-            rates = (roofs.read, roofs.int8_dot, roofs.float32_fma)
-            where = f"{target or facts['target']}, {_threads(threads)}"
-            where += ", DISTURBED" * roofs.disturbed
-            yield row(where, *(f"{rate / 1e9:.4g}" for rate in rates))
+        found = results.roofs(threads, target)
+        where = f"{target or facts['target']}, {_threads(threads)}"
+        where += ", DISTURBED" * found[0].disturbed
+        yield row(where, *(_rates([getattr(roofs, name) for roofs in found]) for name in _RATES))
+
+
+def _rates(found: list[float]) -> str:
+    """Return the median of rates, in billions, with the lowest and the highest."""
+    low, middle, high = (f(found) / 1e9 for f in (min, statistics.median, max))
+    return f"{middle:.4g} ({low:.4g} to {high:.4g})"
 
 
 def _section(
@@ -104,7 +110,7 @@ def _speeds(
         for measure in measures:
             share = results.share(engine, size, threads, measure)
             columns.append(speed(results, engine, engines, size, threads, measure))
-            columns.append("-" if share is None else f"{share:.0%}")
+            columns.append("-" if share is None else f"{share.value:.0%}")
         for _, field, unit, digits in _COSTS:
             cost = results.cost(engine["name"], size, threads, field)
             columns.append("-" if cost is None else f"{cost / unit:.{digits}f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import statistics
 from collections.abc import Iterator
@@ -96,19 +95,13 @@ class Results:
         ]
         return statistics.median(found) if found and not self.failure(*case) else None
 
-    def share(self, engine: Described, size: str, threads: int, measure: str) -> float | None:
-        """Return the share of the roof; None without a speed or a roof."""
-        speed = self.cell(engine["name"], size, threads, measure)
-        roofs = self.roofs(threads, engine["target"])
-        if speed is None or roofs is None:
-            return None
-        work, tokens = MEASURES[measure].work(size, engine["bits"])
-        return roofs.bound(work)[0] * speed.median / tokens
+    def share(self, engine: Described, size: str, threads: int, measure: str) -> Ratio | None:
+        """Return speed over what the roof of the same round allows; None without one of them.
 
-    def share_ratio(self, engine: Described, size: str, threads: int, measure: str) -> Ratio | None:
-        """Return speed over the roof of the same round; None without a speed or a roof."""
+        By round, because what memory delivers may be half as much again a minute later.
+        """
         work, tokens = MEASURES[measure].work(size, engine["bits"])
-        samples = [
+        roof = cell(
             {
                 "round": roofs["round"],
                 "rate": tokens / Roofs(**roofs["rates"]).bound(work)[0],
@@ -116,15 +109,15 @@ class Results:
             }
             for roofs in self.record["roofs"]
             if (roofs["threads"], roofs["target"]) == (threads, engine["target"])
-        ]
-        speed, roof = self.cell(engine["name"], size, threads, measure), cell(samples)
+        )
+        speed = self.cell(engine["name"], size, threads, measure)
         return ratio(speed, roof, self._interval) if speed and roof else None
 
-    def roofs(self, threads: int, target: str) -> Roofs | None:
-        """Return the best rates that were measured; None if there are none."""
+    def roofs(self, threads: int, target: str) -> list[Roofs]:
+        """Return the rates of all rounds: the undisturbed ones, or all if there are none."""
         found = [
             Roofs(**roofs["rates"])
             for roofs in self.record["roofs"]
             if (roofs["threads"], roofs["target"]) == (threads, target)
         ]
-        return functools.reduce(Roofs.best, found) if found else None
+        return [roofs for roofs in found if not roofs.disturbed] or found
