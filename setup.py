@@ -66,8 +66,9 @@ def check(compiler: Any) -> None:
         command = [*commands[-1], *flags, "-x", "c++", "-fsyntax-only", "-"]
         run = subprocess.run(command, input=PROBE, capture_output=True, text=True)
         if run.returncode:
-            errors = [line for line in run.stderr.splitlines() if "error" in line]
-            sys.exit(f"gpt2fast needs {WANTED}; {command[0]} is too old: {errors[:1]}")
+            lines = run.stderr.splitlines()
+            error = [line for line in lines if "error" in line][:1] or lines[-1:]
+            sys.exit(f"gpt2fast needs {WANTED}; {command[0]} is too old, or broken: {error}")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         sys.exit("gpt2fast found no Python.h: it needs Python's headers (apt install python3-dev)")
 

@@ -79,6 +79,13 @@ def test_old_compiler(age: str, tmp_path: Path) -> None:
 
 
 @posix_only
+def test_broken_compiler(tmp_path: Path) -> None:
+    """Catches a compiler that fails for a reason of its own, of which nobody is told."""
+    line = attempt(tmp_path, compilers(tmp_path, "echo reading; echo 'no licence' >&2; exit 1"))
+    assert "is too old, or broken: ['no licence']" in line
+
+
+@posix_only
 def test_no_headers(tmp_path: Path) -> None:
     """Catches a Python without its headers, as distributions install it."""
     nowhere = "import sysconfig\nsysconfig.get_path = lambda name: '/nowhere'"
