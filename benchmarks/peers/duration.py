@@ -12,7 +12,7 @@ from gpt2fast.bench.roofline import Roofs
 
 # Of the roofs, as most engines reach it: one token after another; prompts and batches, in bytes and
 # in floats.
-_STEP, _INTEGERS, _FLOATS = 0.5, 0.3, 0.45
+_STEP, _INTEGERS, _FLOATS = 0.5, 0.4, 0.45
 _START = 2.0  # seconds from a process to its first request, without the model
 _LOAD = 0.5e9  # bytes of weights that are made ready in a second
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers.engines import Engine, Places, chosen
@@ -24,24 +24,22 @@ class Case:
     size: str
     threads: int
     measures: tuple[str, ...]
-    repeats: int
+    repeats: int = 1
 
 
-# Rounds rather than repeats: a machine drifts between rounds, and intervals need to know how far.
 PROFILES = {
-    "quick": (4, [Case("gpt2", 2, MAIN, 1)]),
-    "full": (
-        4,
-        [
-            Case("gpt2", 1, MAIN, 1),
-            Case("gpt2", 2, EVERYTHING, 1),
-            Case("gpt2-medium", 2, MAIN, 1),
-            Case("gpt2-large", 2, MAIN, 1),
-            Case("gpt2-xl", 1, ("decode32",), 1),
-            Case("gpt2-xl", 2, MAIN, 1),
-        ],
-    ),
+    "quick": [Case("gpt2", 2, MAIN)],
+    "full": [
+        Case("gpt2", 1, MAIN),
+        Case("gpt2", 2, EVERYTHING),
+        Case("gpt2-medium", 2, MAIN),
+        Case("gpt2-large", 2, MAIN),
+        Case("gpt2-xl", 1, ("decode32",)),
+        Case("gpt2-xl", 2, MAIN),
+    ],
 }
+# Many rather than repeats: a machine drifts between rounds, and intervals need to know how far.
+ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,12 @@ def plan(arguments: list[str], cpus: int | None = None) -> Plan:
     """Return what the command line asks for; ends with a message if it cannot be done."""
     cpus = available_cpus() if cpus is None else cpus
     options, parser = _options(arguments)
-    rounds, cases = PROFILES[options.profile]
+    cases = PROFILES[options.profile]
     if options.sizes or options.threads or options.measures:
         threads = options.threads or sorted({1, min(2, cpus)})
         measures = tuple(options.measures or MAIN)
-        repeats = options.repeats or 1
         cases = [
-            Case(size, n, measures, repeats)
+            Case(size, n, measures)
             for size, n in itertools.product(options.sizes or ["gpt2"], threads)
         ]
     for case in cases:
@@ -74,16 +71,16 @@ def plan(arguments: list[str], cpus: int | None = None) -> Plan:
             parser.error(f"{case.threads} threads: 1 to {cpus} are allowed, the CPUs there are")
     for name in ("rounds", "repeats"):
         given = getattr(options, name)
-        if given is not None and given < 1:
+        if given < 1:
             parser.error(f"--{name} {given}: 1 or more is allowed")
     try:
         engines = chosen(options.engines)
     except ValueError as error:
         parser.error(f"--engines: {error}")
     return Plan(
-        [Case(c.size, c.threads, c.measures, options.repeats or c.repeats) for c in cases],
+        [replace(case, repeats=options.repeats) for case in cases],
         engines,
-        options.rounds or rounds,
+        options.rounds,
         Places(options.cache),
         options.output,
         options.text,
@@ -101,8 +98,8 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, argparse.Argumen
     add("--threads", nargs="+", type=int, metavar="N", help="default: 1 and 2")
     add("--measures", nargs="+", choices=MEASURES, metavar="MEASURE", help=", ".join(MEASURES))
     add("--engines", nargs="+", default=["int8"], metavar="ENGINE or GROUP", help="default: int8")
-    add("--rounds", type=int, help="default: 4")
-    add("--repeats", type=int, help="of each measure in a round")
+    add("--rounds", type=int, default=ROUNDS, help="default: %(default)s")
+    add("--repeats", type=int, default=1, help="of each measure in a round; default: %(default)s")
     add("--cache", type=Path, default=Places.default(), help="default: %(default)s")
     add("--output", type=Path, default=RESULTS, help="default: benchmarks/results")
     add(

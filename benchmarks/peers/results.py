@@ -103,21 +103,22 @@ class Results:
         work, tokens = MEASURES[measure].work(size, engine["bits"])
         roof = cell(
             {
-                "round": roofs["round"],
-                "rate": tokens / Roofs(**roofs["rates"]).bound(work)[0],
-                "clean": not roofs["rates"]["disturbed"],
+                "round": round_,
+                "rate": tokens / roofs.bound(work)[0],
+                "clean": not roofs.disturbed,
             }
-            for roofs in self.record["roofs"]
-            if (roofs["threads"], roofs["target"]) == (threads, engine["target"])
+            for round_, roofs in self._roofs(threads, engine["target"])
         )
         speed = self.cell(engine["name"], size, threads, measure)
         return ratio(speed, roof, self._interval) if speed and roof else None
 
     def roofs(self, threads: int, target: str) -> list[Roofs]:
         """Return the rates of all rounds: the undisturbed ones, or all if there are none."""
-        found = [
-            Roofs(**roofs["rates"])
-            for roofs in self.record["roofs"]
-            if (roofs["threads"], roofs["target"]) == (threads, target)
-        ]
+        found = [roofs for _, roofs in self._roofs(threads, target)]
         return [roofs for roofs in found if not roofs.disturbed] or found
+
+    def _roofs(self, threads: int, target: str) -> Iterator[tuple[int, Roofs]]:
+        """Yield round and rates of all that was measured of them."""
+        for roofs in self.record["roofs"]:
+            if (roofs["threads"], roofs["target"]) == (threads, target):
+                yield roofs["round"], Roofs(**roofs["rates"])

@@ -88,7 +88,7 @@ def test_ratio_is_paired_by_round() -> None:
 def test_interval_covers(kind: Interval, rounds: int, least: float, most: float) -> None:
     """Catches an interval that is too narrow, or wide for nothing: rounds with noise of 10%."""
     generator = np.random.default_rng(1)
-    hits, runs = 0, 600
+    hits, runs, widths = 0, 600, []
     for _ in range(runs):
         ours, theirs = (
             cell_of(*([float(rate)] for rate in generator.lognormal(mean, 0.07, rounds)))
@@ -99,6 +99,8 @@ def test_interval_covers(kind: Interval, rounds: int, least: float, most: float)
         low, high = found.interval
         assert low <= found.value <= high
         hits += low <= 1.3 <= high
+        widths.append(high - low)
+    assert rounds < 12 or 0.05 < np.median(widths) < 0.3
     assert least <= hits / runs <= most
 
 
@@ -299,7 +301,7 @@ def test_a_run_says_how_long_it_takes() -> None:
         profile: run_seconds(plan(["--profile", profile], cpus=2), roofs) / 60
         for profile in ("quick", "full")
     }
-    assert 1 < minutes["quick"] < 3 and 30 < minutes["full"] < 55
+    assert 1 < minutes["quick"] < 3 and 30 < minutes["full"] < 50
     half = plan(["--profile", "quick", "--rounds", "2"], cpus=2)
     assert run_seconds(half, roofs) == pytest.approx(30 * minutes["quick"])
 
